@@ -1,0 +1,173 @@
+"""Every setting of `telme-stream`, defined once: for flags, environment, YAML file and documentation.
+
+Precedence, highest first: command-line flags, `TELME_…` environment variables, the YAML file, the defaults here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from streamer.mqtt.address import MqttAddress
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sources(_Section):
+    """Where sound and picture come from. A media file brings both; else a microphone, a camera, or both."""
+
+    media: str | None = Field(None, description="media file or URL, with sound and, if it has one, a picture")
+    fast: bool = Field(False, description="read a media file as fast as possible instead of at real-time pace")
+    microphone: str | None = Field(None, description='name, part of a name, or index; "default" for the system\'s own')
+    camera: str | None = Field(None, description="index, device path or URL")
+    stall_ms: int = Field(2000, ge=200, le=60_000, description="a device that delivers nothing for so long is reopened")
+    reopen_min_ms: int = Field(200, ge=10, le=60_000, description="first pause before a device is reopened; doubles")
+    reopen_max_ms: int = Field(2000, ge=10, le=600_000, description="longest pause before a device is reopened")
+
+    @model_validator(mode="after")
+    def _one_sound(self) -> Self:
+        if self.media is not None and (self.microphone is not None or self.camera is not None):
+            raise ValueError("a media file brings its own sound and picture: leave out microphone and camera")
+        if self.reopen_min_ms > self.reopen_max_ms:
+            raise ValueError(
+                f"reopen_min_ms ({self.reopen_min_ms} ms) is above reopen_max_ms ({self.reopen_max_ms} ms)"
+            )
+        return self
+
+
+class Vad(_Section):
+    """Voice activity detection."""
+
+    engine: Literal["webrtc", "silero"] = Field("silero", description="webrtc costs less, silero errs less in noise")
+    aggressiveness: int = Field(2, ge=0, le=3, description="webrtc only: 3 rejects the most non-speech")
+    threshold: float = Field(0.5, gt=0, lt=1, description="silero only: probability from which a frame is speech")
+
+
+class Segmentation(_Section):
+    """Where utterances begin and end."""
+
+    start_ms: int = Field(90, ge=10, le=2000, description="so much speech begins an utterance")
+    hangover_ms: int = Field(500, ge=50, le=5000, description="so much silence ends it")
+    pre_roll_ms: int = Field(300, ge=0, le=2000, description="sound kept from before the detected start")
+    min_ms: int = Field(250, ge=0, le=10_000, description="shorter speech is dropped and counted")
+    max_ms: int = Field(15_000, ge=1000, le=30_000, description="longer speech is cut into several utterances")
+    gap_ms: int = Field(500, ge=50, le=10_000, description="an utterance ends when no samples come for so long")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_ms >= self.max_ms:
+            raise ValueError(f"min_ms ({self.min_ms} ms) must be below max_ms ({self.max_ms} ms)")
+        return self
+
+
+class Transcription(_Section):
+    """Speech to text, and the gates against invented text."""
+
+    model: str = Field(
+        "tiny.en",
+        min_length=1,
+        description='faster-whisper name, folder, "package:NAME/FOLDER" for one in an installed package, or "none"',
+    )
+    language: str | None = Field("en", pattern="^[a-z]{2,3}$", description="ISO 639-1 code; null detects it")
+    compute_type: Literal["int8", "int8_float32", "int8_float16", "float16", "float32"] = "int8"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    threads: int = Field(1, ge=1, le=64)
+    beam_size: int = Field(1, ge=1, le=10)
+    no_speech_max: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="text is rejected above this no-speech probability, if its log-probability is low too",
+    )
+    log_prob_min: float = Field(-1.0, le=0, description="text is rejected below this mean token log-probability")
+    compression_max: float = Field(
+        2.4, gt=1, description="text that gzip shrinks by more than this factor is rejected as repetition"
+    )
+    repeats_max: int = Field(3, ge=1, le=20, description="the same phrase more often than so in a row is rejected")
+
+
+class Dialogue(_Section):
+    """The rolling context that the text teacher reads."""
+
+    turns_max: int = Field(12, ge=1, le=200, description="the oldest turn is forgotten first")
+    text_max_chars: int = Field(1000, ge=1, le=10_000, description="longer turns keep their last characters")
+    reset_after_s: float = Field(60.0, gt=0, le=86_400, description="a silence of so long begins a new dialogue")
+    speaker: Name = Field("person", description="who speaks into this source")
+    robot: Name = Field("robot", description="who says what arrives on dialogue/add without a speaker")
+
+
+class Recognition(_Section):
+    """The emotion recogniser."""
+
+    bundle: Path | None = Field(None, description="bundle directory; null is the compact one that ships")
+    threads: int = Field(1, ge=1, le=64, description="of each model part")
+    queue_max: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="utterances waiting; from a live source the oldest is dropped and counted when full",
+    )
+
+
+class Mqtt(_Section):
+    """Where events are published."""
+
+    url: MqttAddress | None = Field(None, description="mqtt://[user@]host[:port] or mqtts://…; null publishes nowhere")
+    broker: Literal["none", "embedded"] = Field("none", description="embedded: start an MQTT 3.1.1 broker on loopback")
+    broker_port: int = Field(1883, ge=0, le=65_535, description="of the embedded broker; 0 takes a free one")
+    password_file: Path | None = Field(None, description="file with the password; else TELME_MQTT_PASSWORD")
+    ca_file: Path | None = Field(None, description="mqtts: certificate authority; null trusts the system's")
+    cert_file: Path | None = Field(None, description="mqtts: client certificate")
+    key_file: Path | None = Field(None, description="mqtts: key of the client certificate")
+    keep_alive_s: int = Field(30, ge=5, le=3600)
+    connect_timeout_s: float = Field(10.0, gt=0, le=300)
+    expiry_s: int = Field(60, ge=1, le=86_400, description="MQTT 5: events older than this are not delivered any more")
+    queue_max: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="events waiting for the broker; the oldest is dropped and counted when full",
+    )
+
+    @model_validator(mode="after")
+    def _one_broker(self) -> Self:
+        if self.broker == "embedded" and self.url is not None:
+            raise ValueError("url and broker: embedded exclude each other")
+        return self
+
+
+class Output(_Section):
+    """What a person or a program sees locally."""
+
+    json_lines: bool = Field(False, description="one event a line on stdout, instead of the live view")
+    transcript: bool = Field(True, description="false keeps what was said out of events")
+    viewer_port: int | None = Field(None, ge=0, le=65_535, description="serve the live page on this loopback port")
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["human", "json"] = "human"
+    transcripts: bool = Field(False, description="true lets logs quote what was said")
+
+
+class StreamSettings(_Section):
+    """Settings of one `telme-stream` process."""
+
+    node: Name = Field("telme", description="this machine's name in topics: telme/<node>/…")
+    stream: Name = Field("main", description="this stream's name in topics: telme/<node>/<stream>/…")
+    stop_s: float = Field(
+        10.0, gt=0, le=300, description="longest time for finishing the utterance in hand when stopped"
+    )
+    sources: Sources = Sources()
+    vad: Vad = Vad()
+    segmentation: Segmentation = Segmentation()
+    transcription: Transcription = Transcription()
+    dialogue: Dialogue = Dialogue()
+    recognition: Recognition = Recognition()
+    mqtt: Mqtt = Mqtt()
+    output: Output = Output()
+    log: Log = Log()

@@ -1,0 +1,231 @@
+"""What is shipped to a machine: a directory with a manifest, the model's parts and a model card.
+
+The manifest decides everything about preprocessing, so that training, export and the live system
+cannot disagree. Reading a bundle checks it; a bundle that does not fit is refused with one sentence.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MANIFEST = "manifest.json"
+MANIFEST_BYTES_MAX = 1 << 20
+COMPACT = Path(__file__).parent / "weights" / "compact"
+
+Modality = Literal["text", "audio", "visual"]
+MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used; the message says why and what to run or change."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextSpec(_Model):
+    """How dialogue turns become token ids: the paper's prompt `<s1> ... </s> Now <s1> feels <mask>`."""
+
+    tokenizer: str = Field("tokenizer.json", description="file in the bundle, as `tokenizers` saves it")
+    tokenizer_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    max_tokens: int = Field(ge=8, description="longest prompt; whole turns are dropped from the front")
+    separator_token: str = Field(description="stands between the dialogue and the question")
+    mask_token: str = Field(description="last token; its hidden state is the utterance vector")
+    pad_token: str
+    speaker_tokens: tuple[str, ...] = Field(min_length=1, description="one per speaker, in order of appearance")
+
+
+class AudioSpec(_Model):
+    """How a waveform becomes model input."""
+
+    kind: Literal["log_mel", "waveform"] = Field(
+        description="log_mel: Whisper's log-Mel spectrogram; waveform: zero mean, unit variance samples"
+    )
+    sample_rate_hz: Literal[16000] = 16000
+    min_s: float = Field(0.1, gt=0, description="anything shorter counts as missing audio")
+    max_s: float = Field(gt=0, description="of anything longer the last `max_s` are read")
+    mel_bins: int = Field(80, gt=0)
+
+
+class VisualSpec(_Model):
+    """How video frames become model input."""
+
+    kind: Literal["face_crops", "frames"] = Field(
+        description="face_crops: the largest face, cut out and scaled; frames: the whole picture, centre-cropped"
+    )
+    size_px: int = Field(gt=0, description="side of the square model input")
+    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB")
+    frames: int = Field(gt=0, description="at most this many per utterance, evenly spaced")
+    rate_hz: float = Field(5.0, gt=0, description="how often a live stream's picture is looked at")
+    margin: float = Field(0.0, ge=0, description="added around a face box, as a share of its side")
+    mean: tuple[float, ...] = Field(description="per channel, of pixel values in [0, 1]")
+    std: tuple[float, ...]
+
+
+class Tensor(_Model):
+    """One input or output of a part. A named dimension varies within its range; a number is fixed."""
+
+    name: str
+    dtype: Literal["float32", "float16", "int64", "int32", "bool"]
+    shape: tuple[int | str, ...]
+    ranges: dict[str, tuple[int, int]] = Field(default_factory=dict, description="dimension -> (min, max)")
+
+
+class Parity(_Model):
+    """Agreement of an exported part with the PyTorch module, measured at export on real inputs."""
+
+    items: int = Field(ge=1)
+    max_abs_error: float
+    mean_abs_error: float
+    min_cosine: float
+    argmax_agreement: float = Field(ge=0, le=1)
+
+
+class Part(_Model):
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: int = Field(gt=0)
+    backend: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp32", "fp16", "int8"]
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    parity: Parity | None = None
+
+
+class Parts(_Model):
+    """The model's parts. `face_detector` is there when the visual input is face crops."""
+
+    text: Part
+    audio: Part
+    visual: Part
+    fusion: Part
+    face_detector: Part | None = None
+
+    def named(self) -> Iterator[tuple[str, Part]]:
+        for name in type(self).model_fields:
+            part = getattr(self, name)
+            if part is not None:
+                yield name, part
+
+
+class FusionSpec(_Model):
+    beta: float = Field(gt=0, description="bound of the shift, as a share of the text vector's length")
+    input_order: tuple[Literal["audio", "visual"], Literal["audio", "visual"]] = ("audio", "visual")
+
+
+class Calibration(_Model):
+    """Temperatures by which logits are divided before softmax, fitted on held-out data."""
+
+    text: float = Field(1.0, gt=0)
+    audio: float = Field(1.0, gt=0)
+    visual: float = Field(1.0, gt=0)
+    fused: float = Field(1.0, gt=0)
+
+
+class Score(_Model):
+    part: str
+    data: str = Field(description="corpus and split, with the number of items")
+    metric: str
+    value: float
+
+
+class Training(_Model):
+    """Where the weights come from: enough to make them again."""
+
+    config: str
+    seed: int
+    commit: str
+    corpora: tuple[str, ...]
+    licence: str
+    scores: tuple[Score, ...] = ()
+
+
+class Manifest(_Model):
+    schema_version: Literal["telme.bundle/1"] = "telme.bundle/1"
+    name: str = Field(pattern="^[a-z0-9][a-z0-9._-]*$")
+    labels: tuple[str, ...] = Field(min_length=2)
+    parts: Parts
+    text: TextSpec
+    audio: AudioSpec
+    visual: VisualSpec
+    fusion: FusionSpec
+    calibration: Calibration = Calibration()
+    training: Training
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.visual.kind == "face_crops" and self.parts.face_detector is None:
+            raise ValueError("visual.kind is face_crops, so parts.face_detector is needed")
+        if not len(self.visual.mean) == len(self.visual.std) == self.visual.channels:
+            raise ValueError("visual.mean and visual.std need one value per channel")
+        return self
+
+
+class Bundle:
+    """A bundle directory whose manifest was read and whose files were verified."""
+
+    def __init__(self, folder: Path, manifest: Manifest, sha256: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.sha256 = sha256
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Read and verify a bundle.
+
+        Raises BundleError when the folder, the manifest or a part is missing or damaged.
+        """
+        folder = Path(folder)
+        text = _read_manifest(folder)
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(step) for step in first["loc"]) or "the whole"
+            raise BundleError(f"{folder / MANIFEST} is not a valid manifest: {where}: {first['msg']}.") from error
+        for name, part in manifest.parts.named():
+            _verify(folder, name, part.file, part.sha256)
+        _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256)
+        return cls(folder, manifest, hashlib.sha256(text).hexdigest())
+
+    def path(self, part: Part) -> Path:
+        return self.folder / part.file
+
+
+_REMEDY = "copy the whole bundle again, or export it again with telme-export"
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MANIFEST_BYTES_MAX:
+            raise BundleError(f"{path} is larger than {MANIFEST_BYTES_MAX} bytes, so it is no manifest; {_REMEDY}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); {_REMEDY}.") from error
+
+
+def _verify(folder: Path, name: str, file: str, sha256: str) -> None:
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"The {name} part of {folder} points outside the bundle ({file}); {_REMEDY}.")
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise BundleError(
+            f"The {name} part of {folder} cannot be read: {file} ({error.strerror}); {_REMEDY}."
+        ) from error
+    if found != sha256:
+        raise BundleError(
+            f"The {name} part of {folder} is damaged: {file} has SHA-256 {found[:12]}…, "
+            f"the manifest says {sha256[:12]}…; {_REMEDY}."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

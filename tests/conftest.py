@@ -1,0 +1,20 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORPORA = Path(os.environ.get("TELME_CORPORA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The corpora folder. Where it is absent the test is left out, but never in CI."""
+    if not CORPORA.is_dir():
+        reason = f"no corpora at {CORPORA}: set TELME_CORPORA to the folder that holds meld/, ravdess/, clips/ …"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return CORPORA
