@@ -7,9 +7,11 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from telme.labels import IEMOCAP, MELD
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
@@ -17,6 +19,11 @@ COMPACT = Path(__file__).parent / "weights" / "compact"
 
 Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
+FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]*$", description="relative to the bundle")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+# How weights are stored and computed with. fp16 and int8 are storage only: the arithmetic is float32.
+# int8-dynamic also multiplies in int8, with scales taken from each call's activations.
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 
 
 class BundleError(Exception):
@@ -24,14 +31,14 @@ class BundleError(Exception):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TextSpec(_Model):
     """How dialogue turns become token ids: the paper's prompt `<s1> ... </s> Now <s1> feels <mask>`."""
 
-    tokenizer: str = Field("tokenizer.json", description="file in the bundle, as `tokenizers` saves it")
-    tokenizer_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    tokenizer: FileName = Field("tokenizer.json", description="file in the bundle, as `tokenizers` saves it")
+    tokenizer_sha256: Sha256
     max_tokens: int = Field(ge=8, description="longest prompt; whole turns are dropped from the front")
     separator_token: str = Field(description="stands between the dialogue and the question")
     mask_token: str = Field(description="last token; its hidden state is the utterance vector")
@@ -86,14 +93,23 @@ class Parity(_Model):
 
 
 class Part(_Model):
-    file: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """One model file. A part without `parity` was not made here but taken over, as the face detector is."""
+
+    file: FileName
+    sha256: Sha256
     bytes: int = Field(gt=0)
     backend: Literal["onnxruntime"] = "onnxruntime"
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     parity: Parity | None = None
+
+
+class Document(_Model):
+    """A text that travels with the weights: the model card, or a licence."""
+
+    file: FileName
+    sha256: Sha256
 
 
 class Parts(_Model):
@@ -131,6 +147,7 @@ class Score(_Model):
     data: str = Field(description="corpus and split, with the number of items")
     metric: str
     value: float
+    interval: tuple[float, float] | None = Field(None, description="95 % bootstrap interval")
 
 
 class Training(_Model):
@@ -155,9 +172,15 @@ class Manifest(_Model):
     fusion: FusionSpec
     calibration: Calibration = Calibration()
     training: Training
+    documents: tuple[Document, ...] = Field((), description="the model card and licences of converted weights")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        unknown = sorted(set(self.labels) - {*MELD, *IEMOCAP})
+        if unknown:
+            raise ValueError(f"labels without valence and arousal: {', '.join(unknown)}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from one another")
         if self.visual.kind == "face_crops" and self.parts.face_detector is None:
             raise ValueError("visual.kind is face_crops, so parts.face_detector is needed")
         if not len(self.visual.mean) == len(self.visual.std) == self.visual.channels:
@@ -184,16 +207,21 @@ class Bundle:
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(step) for step in first["loc"]) or "the whole"
-            raise BundleError(f"{folder / MANIFEST} is not a valid manifest: {where}: {first['msg']}.") from error
+            raise BundleError(_complaint(folder / MANIFEST, error)) from error
         for name, part in manifest.parts.named():
-            _verify(folder, name, part.file, part.sha256)
+            _verify(folder, f"{name} part", part.file, part.sha256)
         _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256)
+        for document in manifest.documents:
+            _verify(folder, "document", document.file, document.sha256)
         return cls(folder, manifest, hashlib.sha256(text).hexdigest())
 
     def path(self, part: Part) -> Path:
         return self.folder / part.file
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `manifest.json`."""
+    return Manifest.model_json_schema()
 
 
 _REMEDY = "copy the whole bundle again, or export it again with telme-export"
@@ -202,26 +230,39 @@ _REMEDY = "copy the whole bundle again, or export it again with telme-export"
 def _read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > MANIFEST_BYTES_MAX:
-            raise BundleError(f"{path} is larger than {MANIFEST_BYTES_MAX} bytes, so it is no manifest; {_REMEDY}.")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MANIFEST_BYTES_MAX + 1)
     except OSError as error:
         raise BundleError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); {_REMEDY}.") from error
+    if len(text) > MANIFEST_BYTES_MAX:
+        raise BundleError(f"{path} is larger than {MANIFEST_BYTES_MAX} bytes, so it is no manifest; {_REMEDY}.")
+    return text
+
+
+def _complaint(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["loc"] == ("schema_version",):
+        expected = Manifest.model_fields["schema_version"].default
+        return (
+            f"{path} is written in {first['input']!r}, this version of TelME Live reads {expected!r}; "
+            "export the bundle again with telme-export."
+        )
+    where = ".".join(str(step) for step in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {_REMEDY}."
 
 
 def _verify(folder: Path, name: str, file: str, sha256: str) -> None:
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"The {name} part of {folder} points outside the bundle ({file}); {_REMEDY}.")
+        raise BundleError(f"The {name} of {folder} points outside the bundle ({file}); {_REMEDY}.")
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise BundleError(
-            f"The {name} part of {folder} cannot be read: {file} ({error.strerror}); {_REMEDY}."
-        ) from error
+        raise BundleError(f"The {name} of {folder} cannot be read: {file} ({error.strerror}); {_REMEDY}.") from error
     if found != sha256:
         raise BundleError(
-            f"The {name} part of {folder} is damaged: {file} has SHA-256 {found[:12]}…, "
+            f"The {name} of {folder} is damaged: {file} has SHA-256 {found[:12]}…, "
             f"the manifest says {sha256[:12]}…; {_REMEDY}."
         )
 
