@@ -14,7 +14,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Numbers are names where a name is wanted: `camera: 0` means the device "0".
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Sources(_Section):
@@ -53,6 +54,9 @@ class Segmentation(_Section):
     start_ms: int = Field(90, ge=10, le=2000, description="so much speech begins an utterance")
     hangover_ms: int = Field(500, ge=50, le=5000, description="so much silence ends it")
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="sound kept from before the detected start")
+    post_roll_ms: int = Field(
+        200, ge=0, le=2000, description="sound kept from after the detected end; never more than the hangover"
+    )
     min_ms: int = Field(250, ge=0, le=10_000, description="shorter speech is dropped and counted")
     max_ms: int = Field(15_000, ge=1000, le=30_000, description="longer speech is cut into several utterances")
     gap_ms: int = Field(500, ge=50, le=10_000, description="an utterance ends when no samples come for so long")
@@ -61,6 +65,11 @@ class Segmentation(_Section):
     def _ordered(self) -> Self:
         if self.min_ms >= self.max_ms:
             raise ValueError(f"min_ms ({self.min_ms} ms) must be below max_ms ({self.max_ms} ms)")
+        if 2 * (self.start_ms + self.pre_roll_ms) > self.max_ms:
+            raise ValueError(
+                f"start_ms and pre_roll_ms ({self.start_ms} + {self.pre_roll_ms} ms) must be at most half of "
+                f"max_ms ({self.max_ms} ms)"
+            )
         return self
 
 
@@ -149,6 +158,8 @@ class Output(_Section):
 
 
 class Log(_Section):
+    """Logs on stderr."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["human", "json"] = "human"
     transcripts: bool = Field(False, description="true lets logs quote what was said")

@@ -1,0 +1,169 @@
+"""Settings from flags, environment and a YAML file, merged and checked; and back to documented YAML.
+
+Precedence, highest first: flags, `TELME_…` variables (`TELME_MQTT__URL` is `mqtt.url`), the YAML file, the defaults.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from streamer.settings import StreamSettings
+
+ENVIRONMENT_PREFIX = "TELME_"
+CONFIG_BYTES_MAX = 1 << 20
+
+# Variables that share the prefix and are no settings: the password never becomes part of what can be printed.
+PASSWORD_VARIABLE = "TELME_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a secret
+_NOT_SETTINGS = frozenset({PASSWORD_VARIABLE, "TELME_CORPORA"})
+
+Tree = dict[str, Any]
+
+
+class ConfigurationError(Exception):
+    """Settings that cannot be used; the message says which, why, and where the value came from."""
+
+
+def load(flags: Tree, environment: Mapping[str, str] = os.environ, file: Path | None = None) -> StreamSettings:
+    """Merge the layers and validate them.
+
+    flags: nested like the settings, holding only what was given.
+    Raises ConfigurationError on an unreadable file, an unknown key or a value out of range.
+    """
+    layers = {
+        "command line": flags,
+        "environment": _from_environment(environment),
+        str(file): _from_yaml(file) if file is not None else {},
+    }
+    merged: Tree = {}
+    for layer in reversed(layers.values()):
+        merged = _overlay(merged, layer)
+    try:
+        return StreamSettings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(_sentence(error.errors()[0], layers)) from error
+
+
+def nested(key: str, value: object) -> Tree:
+    """`a.b`, 1 -> {"a": {"b": 1}}."""
+    *outer, last = key.split(".")
+    tree: Tree = {last: value}
+    for name in reversed(outer):
+        tree = {name: tree}
+    return tree
+
+
+def merge(trees: Iterator[Tree]) -> Tree:
+    """Later trees win."""
+    merged: Tree = {}
+    for tree in trees:
+        merged = _overlay(merged, tree)
+    return merged
+
+
+def to_yaml(settings: StreamSettings) -> str:
+    """The settings as a YAML file with every key, its meaning and its bounds as comments."""
+    return "\n".join(_document(type(settings), settings, indent="")) + "\n"
+
+
+def _overlay(below: Tree, above: Tree) -> Tree:
+    result = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _overlay(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _from_environment(environment: Mapping[str, str]) -> Tree:
+    names = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_SETTINGS)
+    return merge(
+        nested(name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), _scalar(environment[name]))
+        for name in names
+    )
+
+
+def _from_yaml(file: Path) -> Tree:
+    try:
+        if file.stat().st_size > CONFIG_BYTES_MAX:
+            raise ConfigurationError(f"{file} is larger than {CONFIG_BYTES_MAX} bytes, so it is no settings file.")
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the settings file {file}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"The settings file {file} is not UTF-8 text.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise ConfigurationError(f"The settings file {file} is not valid YAML{where}.") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"The settings file {file} must hold keys and values, not a {type(tree).__name__}.")
+    return tree
+
+
+def _scalar(text: str) -> object:
+    """A flag's or variable's text: `null` is none, anything else is what the setting's type makes of it."""
+    return None if text == "null" else text
+
+
+def parse_assignment(text: str) -> Tree:
+    """`segmentation.hangover_ms=700` -> a tree. Raises ConfigurationError where the form is not KEY=VALUE."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigurationError(f"--set needs KEY=VALUE, as in --set segmentation.hangover_ms=700, not {text!r}.")
+    return nested(key, _scalar(value))
+
+
+def _sentence(error: ErrorDetails, layers: Mapping[str, Tree]) -> str:
+    path = [str(step) for step in error["loc"]]
+    key = ".".join(path)
+    source = next((f" ({name})" for name, layer in layers.items() if _holds(layer, path)), "")
+    if error["type"] == "extra_forbidden":
+        return f"Unknown setting {key}{source}; `telme-stream --print-config` lists all of them."
+    reason = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict) or not path:
+        return f"The settings {key or 'as a whole'}{source} do not fit: {reason}."
+    value = "" if "password" in reason else f" = {error['input']!r}"
+    return f"Setting {key}{value}{source} is refused: {reason[0].lower()}{reason[1:]}."
+
+
+def _holds(tree: object, path: list[str]) -> bool:
+    for step in path:
+        if not isinstance(tree, dict) or step not in tree:
+            return False
+        tree = tree[step]
+    return bool(path)
+
+
+def _document(model: type[BaseModel], values: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel):
+            yield f"\n{indent}# {(type(value).__doc__ or name).splitlines()[0]}" if type(value).__doc__ else ""
+            yield f"{indent}{name}:"
+            yield from _document(type(value), value, indent + "  ")
+            continue
+        notes = "; ".join(note for note in (field.description, _bounds(model, name)) if note)
+        if notes:
+            yield f"{indent}# {notes}"
+        plain = values.model_dump(mode="json", include={name})[name]
+        yield f"{indent}{name}: {yaml.safe_dump(plain, default_flow_style=True).splitlines()[0]}"
+
+
+def _bounds(model: type[BaseModel], name: str) -> str:
+    schema = model.model_json_schema()["properties"][name]
+    options = [schema, *schema.get("anyOf", [])]
+    for option in options:
+        if "enum" in option:
+            return "one of " + ", ".join(map(str, option["enum"]))
+        low = option.get("minimum", option.get("exclusiveMinimum"))
+        high = option.get("maximum", option.get("exclusiveMaximum"))
+        if low is not None and high is not None:
+            return f"{low} to {high}"
+    return ""

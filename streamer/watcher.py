@@ -1,0 +1,82 @@
+"""Looks at pictures as they arrive and remembers what the visual student will need of them."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.signals import VideoFrame
+
+logger = logging.getLogger(__name__)
+
+Prepared = npt.NDArray[np.uint8]
+
+# Bounds what is remembered: about 100 minutes of 48-pixel faces, or 90 s of whole 224-pixel pictures, at 5 a second.
+MEMORY_BYTES = 64 << 20
+
+
+class Watcher:
+    """Prepares frames in a worker thread and keeps the newest of them.
+
+    prepare: frame (H, W, 3) uint8 RGB -> model input uint8, or None where nothing is to be seen.
+    """
+
+    def __init__(self, prepare: Callable[[Prepared], Prepared | None], worker: Executor) -> None:
+        self.seen = 0
+        self.without_face = 0
+        self.failed = 0
+        self._prepare = prepare
+        self._worker = worker
+        self._kept: deque[tuple[float, Prepared]] = deque()
+        self._kept_bytes = 0
+        self._watched_until_s = 0.0
+        self._ended = False
+        self._advanced = asyncio.Condition()
+
+    async def watch(self, frames: AsyncIterator[VideoFrame]) -> None:
+        """Runs until the frames end."""
+        try:
+            async for frame in frames:
+                await self._remember(frame.time_s, await self._look_at(frame))
+        finally:
+            async with self._advanced:
+                self._ended = True
+                self._advanced.notify_all()
+
+    async def between(self, start_s: float, end_s: float, wait_s: float | None) -> list[Prepared]:
+        """What was seen in [start_s, end_s), after waiting until it was looked at.
+
+        wait_s: longest wait in seconds, for a camera that may have stopped; None waits for as long as it takes.
+        """
+        try:
+            async with asyncio.timeout(wait_s), self._advanced:
+                await self._advanced.wait_for(lambda: self._ended or self._watched_until_s >= end_s)
+        except TimeoutError:
+            pass  # an event with the pictures at hand is worth more than none
+        return [prepared for time_s, prepared in self._kept if start_s <= time_s < end_s]
+
+    async def _look_at(self, frame: VideoFrame) -> Prepared | None:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._prepare, frame.image)
+        except Exception:
+            # A picture that the detector cannot digest costs that picture, not the stream.
+            self.failed += 1
+            logger.exception("a picture could not be looked at", extra={"failed": self.failed})
+            return None
+
+    async def _remember(self, time_s: float, prepared: Prepared | None) -> None:
+        async with self._advanced:
+            self.seen += 1
+            self._watched_until_s = time_s
+            if prepared is None:
+                self.without_face += 1
+            else:
+                self._kept.append((time_s, prepared))
+                self._kept_bytes += prepared.nbytes
+                while self._kept_bytes > MEMORY_BYTES:
+                    self._kept_bytes -= self._kept.popleft()[1].nbytes
+            self._advanced.notify_all()

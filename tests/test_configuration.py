@@ -1,0 +1,127 @@
+"""Settings: precedence, refusals in one sentence, and the documented YAML file."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.configuration import ConfigurationError, load, parse_assignment, to_yaml
+from streamer.settings import StreamSettings
+
+DOCUMENTED = Path(__file__).parents[1] / "configs" / "stream.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "stream.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_flags_outrank_environment_outranks_file_outranks_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, "segmentation: {hangover_ms: 600, start_ms: 120, min_ms: 300}\nnode: from-file\n")
+    environment = {"TELME_SEGMENTATION__HANGOVER_MS": "700", "TELME_SEGMENTATION__START_MS": "150"}
+    settings = load({"segmentation": {"hangover_ms": 800}}, environment, file)
+    assert settings.segmentation.hangover_ms == 800
+    assert settings.segmentation.start_ms == 150
+    assert settings.segmentation.min_ms == 300
+    assert settings.node == "from-file"
+    assert settings.segmentation.max_ms == StreamSettings().segmentation.max_ms
+
+
+def test_the_password_and_foreign_variables_are_no_settings() -> None:
+    environment = {"TELME_MQTT_PASSWORD": "secret", "HOME": "/root"}
+    assert load({}, environment) == StreamSettings()
+
+
+def test_a_device_number_is_a_device_name() -> None:
+    assert load({}, {"TELME_SOURCES__CAMERA": "0"}).sources.camera == "0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "sentence"),
+    [
+        ({"segmentation": {"hangover_ms": 10}}, {}, "segmentation.hangover_ms = 10 (command line)"),
+        ({}, {"TELME_SEGMENTATION__HANGOVER_MS": "soon"}, "segmentation.hangover_ms = 'soon' (environment)"),
+        ({}, {"TELME_COLOUR": "red"}, "Unknown setting colour (environment)"),
+        ({"sources": {"media": "a.mp4", "camera": "0"}}, {}, "leave out microphone and camera"),
+        ({"segmentation": {"min_ms": 5000, "max_ms": 2000}}, {}, "min_ms (5000 ms) must be below max_ms (2000 ms)"),
+        ({"mqtt": {"url": "http://host"}}, {}, "begins with mqtt:// or mqtts://"),
+        ({"node": "a/b"}, {}, "node = 'a/b'"),
+        ({"dialogue": {"reset_after_s": float("nan")}}, {}, "dialogue.reset_after_s"),
+    ],
+)
+def test_bad_values_are_refused_with_one_sentence(
+    flags: dict[str, object], environment: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load(flags, environment)
+    message = str(refusal.value)
+    assert sentence in message
+    assert "\n" not in message
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load({"mqtt": {"url": "mqtt://robot:hunter2@host"}}, {})
+    assert "TELME_MQTT_PASSWORD" in str(refusal.value)
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a\n- b\n", "must hold keys and values"),
+        ("node: [unclosed\n", "not valid YAML at line"),
+        ("nodes: x\n", "Unknown setting nodes"),
+        ("x: " + "[" * 5000, "not valid YAML"),
+    ],
+)
+def test_bad_files_are_refused_with_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        load({}, {}, write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load({}, {}, tmp_path / "nowhere.yaml")
+
+
+def test_the_documented_file_holds_every_key_with_its_default() -> None:
+    text = DOCUMENTED.read_text(encoding="utf-8")
+    assert text.endswith(to_yaml(StreamSettings())), "run: telme-stream --print-config, and update configs/stream.yaml"
+    assert load({}, {}, DOCUMENTED) == StreamSettings()
+
+
+def test_every_setting_is_documented() -> None:
+    lines = to_yaml(StreamSettings()).splitlines()
+    keys = [index for index, line in enumerate(lines) if line.strip() and not line.strip().startswith("#")]
+    undocumented = [lines[index].strip() for index in keys if not lines[index - 1].strip().startswith("#")]
+    assert undocumented == []
+
+
+@given(
+    st.builds(
+        lambda hangover, node, turns: {
+            "node": node,
+            "segmentation": {"hangover_ms": hangover},
+            "dialogue": {"turns_max": turns},
+        },
+        st.integers(50, 5000),
+        st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,20}\Z"),
+        st.integers(1, 200),
+    )
+)
+def test_printed_settings_read_back_the_same(tree: dict[str, object]) -> None:
+    settings = StreamSettings.model_validate(tree)
+    assert StreamSettings.model_validate(yaml.safe_load(to_yaml(settings))) == settings
+
+
+def test_set_needs_an_assignment() -> None:
+    assert parse_assignment("segmentation.hangover_ms=700") == {"segmentation": {"hangover_ms": "700"}}
+    assert load(parse_assignment("output.transcript=false"), {}).output.transcript is False
+    assert load(parse_assignment("transcription.language=no"), {}).transcription.language == "no"
+    assert load(parse_assignment("transcription.language=null"), {}).transcription.language is None
+    with pytest.raises(ConfigurationError, match="KEY=VALUE"):
+        parse_assignment("segmentation.hangover_ms")
