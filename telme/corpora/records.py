@@ -1,0 +1,65 @@
+"""One record type for the utterances of every corpus."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from telme.features.text import Turn
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "dev", "test"]
+
+
+class CorpusError(Exception):
+    """A corpus that cannot be used at all; the message is one sentence that says what to change."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of one person's speech, with whatever the corpus has of it.
+
+    id: unique within the corpus.
+    label: in the corpus's own terms.
+    meld_label: the same in MELD's terms, or None where MELD has no counterpart.
+    speaker: whoever speaks, acts or shows the face; splits never share one, where the corpus allows it.
+    turns: the dialogue up to and including this utterance, oldest first; empty for a corpus without text.
+    dialogue, position: the dialogue's id and this utterance's place in it, from 0.
+    audio, video: files that hold the whole utterance and nothing else, or None.
+    image: for a corpus of still faces kept in one array, the index of this one.
+    """
+
+    id: str
+    split: Split
+    label: str
+    meld_label: str | None
+    speaker: str
+    turns: tuple[Turn, ...] = ()
+    dialogue: str | None = None
+    position: int = 0
+    audio: Path | None = None
+    video: Path | None = None
+    image: int | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The utterances of a corpus, and how many were left out, by reason."""
+
+    name: str
+    licence: str
+    utterances: Sequence[Utterance]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def split(self, name: Split) -> list[Utterance]:
+        return [utterance for utterance in self.utterances if utterance.split == name]
+
+    def report(self) -> None:
+        """Log how many utterances there are, and what was left out and why."""
+        sizes = Counter(utterance.split for utterance in self.utterances)
+        log.info("%s: %s", self.name, ", ".join(f"{count} {split}" for split, count in sizes.items()) or "empty")
+        for reason, count in self.dropped.items():
+            log.warning("%s: %d left out: %s", self.name, count, reason)

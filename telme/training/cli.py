@@ -1,0 +1,50 @@
+"""telme-train: train the parts of a model, as a configuration says."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from rich.logging import RichHandler
+
+from telme.corpora.records import CorpusError
+from telme.training import config
+from telme.training.errors import TrainingError
+
+STAGES = ("teacher", "audio", "visual", "fusion")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one sentence about what to mend."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        settings = config.load(options.config)
+        changes = {name: value for name in ("corpora", "output") if (value := getattr(options, name)) is not None}
+        settings = settings.model_copy(update=changes)
+        for stage in STAGES if options.stage == "all" else (options.stage,):
+            if getattr(settings, stage) is None:
+                raise TrainingError(f"{options.config} has no section `{stage}`; add it or choose another --stage.")
+            import_module(f"telme.training.{stage}").train(settings)
+    except (TrainingError, CorpusError) as error:
+        sys.stderr.write(f"telme-train: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("telme-train: interrupted; run the same command again to continue after the last epoch.\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="telme-train", description=__doc__)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/compact.yaml")
+    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all", help="which part to train (default: all)")
+    parser.add_argument("--corpora", type=Path, metavar="DIR", help="folder with the corpora, instead of CONFIG's")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder, instead of CONFIG's")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

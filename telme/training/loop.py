@@ -1,0 +1,254 @@
+"""The training loop that all parts share: optimise, evaluate, keep the best, survive a kill.
+
+Every epoch starts from its own random seed, and the whole state is one file that is replaced atomically after
+each epoch. So a run that was killed continues from its last finished epoch and ends in the same weights.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from pydantic import BaseModel, ConfigDict
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from telme.training.config import Schedule
+from telme.training.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+BEST = "best.safetensors"
+STATE = "state.safetensors"
+SCORE = "score"
+
+
+class Batches(Protocol):
+    """One epoch's batches: a list, a DataLoader, or anything else that knows its length."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Task(Protocol):
+    """What is trained, on what, and how well it does.
+
+    A batch is any nesting of tuples, lists, dicts and named tuples of tensors; the loop moves it to the device.
+    """
+
+    model: nn.Module
+
+    def train_batches(self, epoch: int) -> Batches:
+        """Batches of one epoch (from 0): the same for the same epoch, and equally many in every epoch."""
+        ...
+
+    def loss(self, batch: Any) -> Tensor:
+        """Mean loss of a batch, a scalar; the model is in training mode."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics on held-out data; the best epoch has the highest "score". The model is in evaluation mode."""
+        ...
+
+
+@runtime_checkable
+class WithOwnGroups(Protocol):
+    """A task that wants other learning rates for some of its parameters."""
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, Any]]:
+        """Groups as torch optimisers take them; build each with `decay_groups`."""
+        ...
+
+
+class Epoch(BaseModel):
+    """What one epoch came to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_loss: float
+    metrics: dict[str, float]
+
+
+class _State(BaseModel):
+    """Everything about a run that is no tensor; `run` tells this run from any other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str
+    history: list[Epoch] = []
+
+    @property
+    def best(self) -> int:
+        """The first epoch with the highest score."""
+        return max(range(len(self.history)), key=lambda epoch: self.history[epoch].metrics[SCORE])
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimiser groups: matrices decay; biases and the scales of norms, which are vectors, do not."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
+    ]
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at optimiser step `step`, from 0: up over `warmup` steps, then down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (steps - step) / (steps - warmup))
+
+
+def fit(task: Task, schedule: Schedule, folder: Path, seed: int, settings: str = "") -> dict[str, float]:
+    """Train `task.model` and leave the weights of the best epoch in it; returns that epoch's metrics.
+
+    folder: where state, best weights and TensorBoard's scalars are written; a run found there is continued.
+    settings: whatever else must be equal for a run to be continued, such as the stage's configuration.
+    Raises TrainingError when the folder holds another run, or the loss is no longer finite.
+    """
+    return _Fit(task, schedule, folder, seed, settings).run()
+
+
+class _Fit:
+    def __init__(self, task: Task, schedule: Schedule, folder: Path, seed: int, settings: str) -> None:
+        self._task = task
+        self._schedule = schedule
+        self._folder = folder
+        self._seed = seed
+        self._device = Accelerator().device
+        task.model.to(self._device)
+        groups = (
+            task.parameter_groups(schedule)
+            if isinstance(task, WithOwnGroups)
+            else decay_groups(task.model.parameters(), schedule.learning_rate, schedule.weight_decay)
+        )
+        self._optimizer = torch.optim.AdamW(groups)
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings], sort_keys=True))
+        self._steps_per_epoch = math.ceil(len(task.train_batches(0)) / schedule.accumulation)
+
+    def run(self) -> dict[str, float]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if (self._folder / STATE).exists():
+            self._resume()
+        with _scalars(self._folder) as writer:
+            for epoch in range(len(self._state.history), self._schedule.epochs):
+                set_seed(self._seed * 10_007 + epoch)
+                self._finish(self._train(epoch))
+                if writer is not None:
+                    done = self._state.history[epoch]
+                    for name, value in {"train_loss": done.train_loss, **done.metrics}.items():
+                        writer.add_scalar(name, value, epoch + 1)
+        self._task.model.load_state_dict(load_file(self._folder / BEST, device=str(self._device)))
+        self._task.model.eval()
+        return self._state.history[self._state.best].metrics
+
+    def _train(self, epoch: int) -> float:
+        """One epoch of optimisation; returns the mean loss per batch."""
+        model = self._task.model.train()
+        batches = self._task.train_batches(epoch)
+        step = epoch * self._steps_per_epoch
+        total = 0.0
+        with _progress() as progress:
+            row = progress.add_task(f"epoch {epoch + 1}/{self._schedule.epochs}", total=len(batches), loss="")
+            remaining = iter(batches)
+            while group := list(islice(remaining, self._schedule.accumulation)):
+                self._set_rate(step)
+                for batch in group:
+                    with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.bf16):
+                        loss = self._task.loss(send_to_device(batch, self._device))
+                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]
+                    total += loss.item()
+                if not math.isfinite(total):
+                    raise TrainingError(
+                        f"The loss is {total} at step {step}; lower learning_rate "
+                        f"({self._schedule.learning_rate:g}) or clip_norm ({self._schedule.clip_norm:g})."
+                    )
+                nn.utils.clip_grad_norm_(model.parameters(), self._schedule.clip_norm)
+                self._optimizer.step()
+                self._optimizer.zero_grad(set_to_none=True)
+                step += 1
+                progress.update(row, advance=len(group), loss=f"loss {loss.item():.3f}")
+        if step != (epoch + 1) * self._steps_per_epoch:
+            raise ValueError(f"epoch {epoch} has {len(batches)} batches, epoch 0 had another number")
+        return total / len(batches)
+
+    def _set_rate(self, step: int) -> None:
+        steps = self._steps_per_epoch * self._schedule.epochs
+        factor = rate_factor(step, steps, round(steps * self._schedule.warmup_ratio))
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _finish(self, train_loss: float) -> None:
+        """Evaluate, then write the best weights before the state: a kill between the two only repeats the epoch."""
+        model = self._task.model.eval()
+        with torch.no_grad():
+            metrics = dict(self._task.evaluate())
+        self._state.history.append(Epoch(train_loss=train_loss, metrics=metrics))
+        epoch = len(self._state.history)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        log.info("epoch %d/%d: train_loss %.4f %s", epoch, self._schedule.epochs, train_loss, shown)
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        if self._state.best == epoch - 1:
+            _replace(self._folder / BEST, weights, {})
+        moments = {
+            f"optimizer.{index}.{name}": tensor
+            for index, moment in self._optimizer.state_dict()["state"].items()
+            for name, tensor in moment.items()
+        }
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()} | moments
+        _replace(self._folder / STATE, tensors, {"state": self._state.model_dump_json()})
+
+    def _resume(self) -> None:
+        path = self._folder / STATE
+        try:
+            with safe_open(path, framework="pt", device=str(self._device)) as file:
+                state = _State.model_validate_json(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TrainingError(f"{path} is not a training state; remove it to start this part afresh.") from error
+        if state.run != self._state.run:
+            raise TrainingError(
+                f"{path} belongs to a run with other settings; remove {self._folder} or give another output folder."
+            )
+        self._state = state
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        self._task.model.load_state_dict(weights)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        log.info("continuing %s after epoch %d of %d", self._folder, len(state.history), self._schedule.epochs)
+
+
+def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(dict(tensors), partial, dict(metadata))
+    partial.replace(path)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
+
+
+def _scalars(folder: Path) -> AbstractContextManager[Any]:
+    """TensorBoard's writer, or nothing where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return nullcontext()
+    return SummaryWriter(str(folder / "tensorboard"))
