@@ -26,7 +26,8 @@ class Utterance:
     start, end: sample indices on the stream clock where speech begins and ends; `end` is exclusive.
     endpoint: the sample index at which the utterance was declared over.
     audio_start: index of the first sample of `samples`: pre-roll makes it smaller than `start`.
-    samples: (n,) float32 in [-1, 1], mono, 16 kHz.
+    samples: (n,) float32 in [-1, 1], mono, 16 kHz; post-roll makes them run on after `end`. The sound of
+        successive utterances never overlaps.
     """
 
     number: int

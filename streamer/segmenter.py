@@ -1,0 +1,284 @@
+"""Cuts a stream of sound into utterances.
+
+                  start                              end                    endpoint
+    ……………………………………█████████████████░░░░█████████████……………………………………………………|
+       |— pre-roll —|                                |— post-roll —|            |
+       |                                             |———————— hangover ————————|
+       |—————————————— the utterance's samples ————————————————————|
+
+Everything is counted in samples of the stream clock, and decided on whole frames of the detector.
+"""
+
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.settings import Segmentation
+from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
+from streamer.utterance import EndReason, Utterance
+from streamer.vad import VoiceDetector
+
+log = logging.getLogger(__name__)
+
+Samples = npt.NDArray[np.float32]
+
+RESET_AFTER_S: Final = 30
+"""Silence after which the detector is reset: recurrent networks drift in endless streams."""
+
+
+@dataclass
+class SegmenterCounters:
+    """What became of the stream since it began.
+
+    dropped_short: stretches of speech below the minimum length, which become no utterance.
+    cut_long: cuts at the maximum length.
+    gaps: stretches of lost samples that were long enough to end an utterance.
+    filled_samples: samples of silence put where shorter stretches were lost.
+    """
+
+    utterances: int = 0
+    dropped_short: int = 0
+    cut_long: int = 0
+    gaps: int = 0
+    filled_samples: int = 0
+
+
+@dataclass(frozen=True)
+class _Pause:
+    """Samples [start, end) without speech, inside an utterance."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+@dataclass
+class _Speech:
+    """The utterance in hand, in sample indices.
+
+    end: of its last frame with speech.
+    pause: the longest in the second half of the maximum length: where it is cut if it grows too long.
+    """
+
+    audio_start: int
+    start: int
+    end: int
+    pause: _Pause | None = None
+
+
+class _Tape:
+    """The latest sound of the stream, as successive blocks."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.end = start
+        self._blocks: deque[Samples] = deque()
+
+    def append(self, block: Samples) -> None:
+        self._blocks.append(block)
+        self.end += len(block)
+
+    def cut(self, start: int, end: int) -> Samples:
+        """A copy of samples [start, end)."""
+        return np.concatenate(self._blocks)[start - self.start : end - self.start].copy()
+
+    def forget(self, before: int) -> None:
+        """Drops the blocks that lie wholly before a sample."""
+        while self._blocks and self.start + len(self._blocks[0]) <= before:
+            self.start += len(self._blocks.popleft())
+
+
+class Segmenter:
+    """Turns chunks into utterances; how the stream is split into chunks makes no difference.
+
+    Synchronous, without threads or clocks: a call takes as long as the detector takes for its frames.
+    Holds no more sound than the longest utterance, however long the stream is.
+    """
+
+    def __init__(self, settings: Segmentation, detector: VoiceDetector) -> None:
+        self.counters = SegmenterCounters()
+        self._detector = detector
+        self._frame = detector.frame_samples
+        self._start = self._whole_frames(settings.start_ms)
+        self._hangover = self._whole_frames(settings.hangover_ms)
+        self._pre_roll = self._whole_frames(settings.pre_roll_ms)
+        self._post_roll = self._whole_frames(settings.post_roll_ms)
+        self._min = _samples(settings.min_ms)
+        self._max = _samples(settings.max_ms)
+        self._gap = _samples(settings.gap_ms)
+        self._begun = False
+        self._begin(0)
+
+    @property
+    def speaking(self) -> bool:
+        """Whether an utterance is in hand: begun, and not yet declared over."""
+        return self._speech is not None
+
+    @property
+    def speech_start(self) -> int | None:
+        """Sample index at which the speech in hand begins; None between utterances."""
+        return None if self._speech is None else self._speech.start
+
+    def push(self, chunk: AudioChunk) -> list[Utterance]:
+        """The utterances that are over with this chunk, in order.
+
+        Where samples were lost before the chunk, a hole as long as the gap setting ends the utterance in
+        hand; a shorter one is filled with silence. Raises ValueError for a chunk that starts before the
+        end of the last.
+        """
+        if not self._begun:
+            self._begun = True
+            self._begin(chunk.start)
+        utterances = self._bridge(chunk.start)
+        utterances += self._listen(chunk.samples)
+        return utterances
+
+    def flush(self, reason: EndReason) -> list[Utterance]:
+        """Ends the utterance in hand, if there is one: when the stream ends, or (GAP) when no samples come."""
+        if self._speech is None:
+            return []
+        self._tape.append(self._rest)
+        utterances = self._close(self._speech, reason)
+        self._begin(self._tape.end)
+        return utterances
+
+    def _begin(self, position: int) -> None:
+        """Listens afresh from a sample on, which becomes the first of the frame grid."""
+        self._tape = _Tape(position)
+        self._rest: Samples = np.zeros(0, np.float32)  # received, but less than a frame
+        self._recent: deque[bool] = deque(maxlen=self._start // self._frame + 1)  # one frame may be missing
+        self._speech: _Speech | None = None
+        self._idle = 0  # samples since the last utterance or reset
+        self._detector.reset()
+
+    def _bridge(self, start: int) -> list[Utterance]:
+        received = self._tape.end + len(self._rest)
+        lost = start - received
+        if lost < 0:
+            raise ValueError(f"a chunk starts at sample {start}, before the end of the last one at {received}")
+        if lost == 0:
+            return []
+        at_s, lost_ms = received / SAMPLE_RATE_HZ, _ms(lost)
+        if lost < self._gap:
+            log.warning("%.0f ms of sound are missing at %.2f s; silence takes their place", lost_ms, at_s)
+            self.counters.filled_samples += lost
+            return self._listen(np.zeros(lost, np.float32))
+        log.warning("%.0f ms of sound are missing at %.2f s", lost_ms, at_s)
+        self.counters.gaps += 1
+        utterances = self.flush(EndReason.GAP)
+        self._begin(start)
+        return utterances
+
+    def _listen(self, samples: Samples) -> list[Utterance]:
+        utterances = []
+        sound = np.concatenate((self._rest, samples))
+        whole = len(sound) - len(sound) % self._frame
+        for at in range(0, whole, self._frame):
+            frame = sound[at : at + self._frame]
+            self._tape.append(frame)
+            utterances += self._judge(self._detector.is_speech(frame))
+        self._rest = sound[whole:]
+        return utterances
+
+    def _judge(self, voiced: bool) -> list[Utterance]:
+        """Takes the detector's word on the last frame of the tape."""
+        speech = self._speech
+        if speech is None:
+            self._await(voiced)
+            return []
+        if voiced:
+            self._extend(speech)
+        if self._tape.end - speech.end >= self._hangover:
+            return self._close(speech, EndReason.SILENCE)
+        if self._tape.end + self._frame - speech.audio_start > self._max:
+            return self._cut(speech)
+        return []
+
+    def _await(self, voiced: bool) -> None:
+        """Between utterances: begins one when there is enough speech in the latest frames."""
+        now = self._tape.end
+        self._recent.append(voiced)
+        if voiced and sum(self._recent) * self._frame >= self._start:
+            start = now - (len(self._recent) - self._recent.index(True)) * self._frame
+            self._speech = _Speech(max(start - self._pre_roll, self._tape.start), start, now)
+            return
+        self._tape.forget(now - len(self._recent) * self._frame - self._pre_roll)
+        self._idle += self._frame
+        if self._idle >= RESET_AFTER_S * SAMPLE_RATE_HZ and not any(self._recent):
+            self._detector.reset()
+            self._idle = 0
+
+    def _extend(self, speech: _Speech) -> None:
+        """Within an utterance: one more frame of speech, perhaps after a pause."""
+        pause = _Pause(speech.end, self._tape.end - self._frame)
+        late = pause.end - speech.audio_start >= self._max // 2
+        if late and pause.length > (speech.pause.length if speech.pause else 0):
+            speech.pause = pause
+        speech.end = self._tape.end
+
+    def _cut(self, speech: _Speech) -> list[Utterance]:
+        """Ends an utterance of the maximum length, in a pause if there is one, so that no word is torn.
+
+        The next utterance takes up the sound where this one leaves it.
+        """
+        self.counters.cut_long += 1
+        now = self._tape.end
+        if speech.end < now:
+            self._await_speech()
+            return self._emit(speech, now, EndReason.LENGTH)
+        pause = speech.pause or _Pause(now, now)
+        self._speech = _Speech(pause.end, pause.end, now)
+        return self._emit(replace(speech, end=pause.start), pause.end, EndReason.LENGTH)
+
+    def _close(self, speech: _Speech, reason: EndReason) -> list[Utterance]:
+        """Ends an utterance after which there is silence, or nothing."""
+        self._await_speech()
+        self._detector.reset()
+        return self._emit(speech, min(speech.end + self._post_roll, self._tape.end), reason)
+
+    def _await_speech(self) -> None:
+        self._speech = None
+        self._recent.clear()
+        self._idle = 0
+
+    def _emit(self, speech: _Speech, audio_end: int, reason: EndReason) -> list[Utterance]:
+        """The utterance, taken off the tape; none if there is too little speech in it."""
+        samples = self._tape.cut(speech.audio_start, audio_end)
+        self._tape.forget(audio_end)
+        length = speech.end - speech.start
+        if length < self._min:
+            if length > 0:  # nothing at all is left when speech stops just where it was cut
+                self.counters.dropped_short += 1
+                log.info("%.0f ms of speech at %.2f s are too short", _ms(length), speech.start / SAMPLE_RATE_HZ)
+            return []
+        self.counters.utterances += 1
+        return [
+            Utterance(
+                number=self.counters.utterances,
+                start=speech.start,
+                end=speech.end,
+                endpoint=self._tape.end,
+                audio_start=speech.audio_start,
+                samples=samples,
+                reason=reason,
+            )
+        ]
+
+    def _whole_frames(self, ms: int) -> int:
+        """Samples of the whole frames that cover a time."""
+        return math.ceil(_samples(ms) / self._frame) * self._frame
+
+
+def _samples(ms: int) -> int:
+    return ms * SAMPLE_RATE_HZ // 1000
+
+
+def _ms(samples: int) -> float:
+    return 1000 * samples / SAMPLE_RATE_HZ
