@@ -60,11 +60,18 @@ class Source(Protocol):
     `live` sources run on whether or not anyone keeps up; the others wait for the reader, so that
     nothing of a file is lost. `async with` opens the device and its threads and closes them again.
     Opening raises SourceError. An unavailable device later is repaired and counted, never raised.
-    A method that does not apply (a microphone's frames) yields nothing and returns at once.
+    A method that does not apply (a microphone's frames) yields nothing and returns at once. Each of
+    the two is read once. Both are read at the same time where both are wanted: of a source that is
+    not live, frames come in step with the sound, each before the first chunk that ends after it.
     """
 
-    live: bool
-    counters: SourceCounters
+    @property
+    def live(self) -> bool:
+        """Known once the source is open."""
+        ...
+
+    @property
+    def counters(self) -> SourceCounters: ...
 
     async def __aenter__(self) -> "Source": ...
 

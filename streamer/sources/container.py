@@ -1,0 +1,94 @@
+"""Opening a media file or URL, with errors that say what to change."""
+
+import stat
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError, ProtocolNotFoundError
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from streamer.signals import SourceError
+
+LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms"})
+OPEN_TIMEOUT_S = 10.0
+
+
+def is_url(address: str) -> bool:
+    return "://" in address
+
+
+def shown(address: str) -> str:
+    """`address` without user name and password, for messages and logs."""
+    if not is_url(address):
+        return address
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def open_media(address: str, stall_s: float) -> InputContainer:
+    """Open a file or URL that has sound.
+
+    stall_s: a URL that delivers nothing for so long counts as broken.
+    Raises SourceError.
+    """
+    if not is_url(address):
+        _check_file(Path(address))
+    try:
+        container = connect(address, stall_s)
+    except ProtocolNotFoundError as error:
+        scheme = address.partition("://")[0]
+        raise SourceError(
+            f"{shown(address)}: unknown URL scheme {scheme}://; use a file, rtsp:// or http://."
+        ) from error
+    except FFmpegError as error:
+        raise SourceError(_why_not(address, error)) from error
+    if not container.streams.audio:
+        container.close()
+        raise SourceError(f"{shown(address)} has no sound, and without sound there are no utterances.")
+    return container
+
+
+def connect(address: str, stall_s: float) -> InputContainer:
+    """Open without looking at what is inside. Raises av.error.FFmpegError."""
+    container: InputContainer
+    if is_url(address):
+        options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
+        container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, stall_s))
+    else:
+        container = av.open(address)
+    return container
+
+
+def is_live(address: str, container: InputContainer) -> bool:
+    """Whether the stream goes on without us: a live scheme, or an HTTP stream that has no length."""
+    return is_url(address) and (urlsplit(address).scheme in LIVE_SCHEMES or container.duration is None)
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """The video, if there is one; a cover image is none."""
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SourceError(f"Cannot read {path}: {error.strerror}.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError(f"{path} is a folder; name a media file in it.")
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{path} is not a regular file, and sound and picture are read from it separately.")
+    if status.st_size == 0:
+        raise SourceError(f"{path} is empty (0 bytes).")
+
+
+def _why_not(address: str, error: FFmpegError) -> str:
+    if is_url(address):
+        return f"Cannot open {shown(address)}: {error.strerror}; check the address and that the server runs."
+    if isinstance(error, OSError):
+        return f"Cannot read {address}: {error.strerror}."
+    return f"{address} is not a media file that can be read ({error.strerror}); convert it, e.g. with ffmpeg."
