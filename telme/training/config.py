@@ -1,10 +1,12 @@
 """What a training run is made of, read from one YAML file."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from telme.bundle import AudioSpec, VisualSpec
 from telme.training.errors import TrainingError
 
 
@@ -26,27 +28,93 @@ class Schedule(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+class TextNoise(_Section):
+    """Mistakes like those of a speech recogniser, made afresh in every epoch's training prompts."""
+
+    share: float = Field(0.5, ge=0, le=1, description="of the prompts that are disturbed at all")
+    deletion: float = Field(0.05, ge=0, le=1, description="of the words of a disturbed prompt")
+    substitution: float = Field(0.1, ge=0, le=1, description="of the words of a disturbed prompt")
+
+
 class TeacherSettings(_Section):
     """The text teacher, fine-tuned with cross-entropy."""
 
+    backbone: str = Field(description="name on the model hub, a folder, or package:NAME/PATH")
+    vector: int = Field(768, ge=1, description="length of the utterance vector")
+    max_tokens: int = Field(512, ge=8, description="longest prompt; whole turns are dropped from the front")
+    speakers: int = Field(9, ge=1, description="how many a prompt tells apart")
+    noise: TextNoise | None = None
     schedule: Schedule
+
+
+class SpeechAugmentation(_Section):
+    """How far speech is varied in training; amounts are drawn evenly within their bounds."""
+
+    crop_share: float = Field(0.8, ge=0, le=1, description="of the clips that lose some silence around the speech")
+    silence_s: float = Field(0.3, ge=0, description="most that is put before, and after")
+    speed: float = Field(0.1, ge=0, lt=1, description="largest change of the speed, both ways")
+    room_share: float = Field(0.2, ge=0, le=1, description="of the clips that sound in a room")
+    noise_share: float = Field(0.5, ge=0, le=1, description="of the clips with noise or other voices")
+    snr_db: tuple[float, float] = Field((5.0, 30.0), description="speech above noise")
+    gain_db: float = Field(10.0, ge=0, description="largest change of the loudness, both ways")
+    masked_bins: int = Field(20, ge=0, description="widest band of a log-Mel spectrogram that is blanked")
+    masked_s: float = Field(0.3, ge=0, description="longest stretch of it that is blanked")
+
+
+class Distillation(_Section):
+    """What a student learns from the teacher besides the labels, on utterances that have text."""
+
+    temperature: float = Field(4.0, gt=0, description="tau of L_response")
+    alpha: float = Field(1.0, ge=0, description="weight of L_response")
 
 
 class AudioSettings(_Section):
     """The audio student, taught by the teacher where text is paired with speech."""
 
+    backbone: str = Field(description="data2vec's name on the model hub, or the folder or package: of a Whisper model")
+    layers: int | None = Field(None, ge=1, description="keep so many of the encoder's first layers; null keeps all")
+    vector: int = Field(768, ge=1, description="length of the utterance vector")
+    pooling: Literal["mean", "mean_std", "first"] = "mean"
+    standardise: bool = Field(False, description="the pooled values, by their mean and deviation over training data")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    input: AudioSpec
+    corpora: tuple[Literal["meld", "ravdess", "emodb"], ...] = Field(("meld",), min_length=1)
+    balanced: bool = Field(False, description="every emotion weighs the same, however rare")
+    backbone_rate: float = Field(1.0, gt=0, description="the encoder's learning rate, as a share of the schedule's")
+    augmentation: SpeechAugmentation | None = None
+    distillation: Distillation = Distillation()
     schedule: Schedule
+
+
+class FaceAugmentation(_Section):
+    """How far face crops are varied in training; each amount is the largest, drawn evenly up to it, both ways."""
+
+    rotation_deg: float = Field(15.0, ge=0, le=180)
+    scale: float = Field(0.15, ge=0, lt=1, description="as a share of the size")
+    shift: float = Field(0.08, ge=0, lt=1, description="as a share of the side")
+    exposure: float = Field(0.3, ge=0, lt=1, description="of contrast; brightness is moved by half as much")
+    coarse_share: float = Field(0.1, ge=0, le=1, description="of the faces that lose half their resolution")
+    erased_share: float = Field(0.3, ge=0, le=1, description="of the faces that are partly covered")
 
 
 class VisualSettings(_Section):
     """The visual student, taught by the teacher where text is paired with video."""
 
+    backbone: dict[str, Any] = Field(description="`model_type` and that model's settings; see VisualDimensions")
+    vector: int = Field(768, ge=1, description="length of the utterance vector")
+    input: VisualSpec
+    augmentation: FaceAugmentation = FaceAugmentation()
     schedule: Schedule
 
 
 class FusionSettings(_Section):
     """The fusion, trained while teacher and students are frozen."""
 
+    beta: float = Field(0.1, gt=0, description="bound of the shift, as a share of the text vector's length")
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    missing_share: float = Field(0.3, ge=0, lt=1, description="how often sound, and how often picture, is left out")
+    unmatched_share: float = Field(0.15, ge=0, lt=1, description="how often either shows something else than the text")
     schedule: Schedule
 
 
