@@ -1,0 +1,86 @@
+"""One connection to a broker: aiomqtt's client, and what it leaves out."""
+
+import asyncio
+from typing import Any, Self
+
+import aiomqtt
+import paho.mqtt.client as paho
+from aiomqtt import ProtocolVersion
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from streamer.mqtt.errors import DeniedError
+from streamer.mqtt.message import Outgoing
+
+UNSUPPORTED_PROTOCOL = 132
+
+
+class Client(aiomqtt.Client):
+    """Serves one connection: a client used again would replay messages on which its predecessor broke.
+
+    It reads the reason codes of acknowledgements, which aiomqtt drops, and so needs two of its private parts:
+    `_client`, the paho client inside, and the callback `_on_publish`.
+    """
+
+    def __init__(self, hostname: str, port: int, *, protocol: ProtocolVersion, timeout: float, **options: Any) -> None:
+        """`timeout`: seconds to wait for any answer of the broker; `options` are those of aiomqtt.Client."""
+        super().__init__(hostname, port, protocol=protocol, timeout=timeout, **options)
+        self._client.connect_timeout = timeout
+        self._speaks_5 = protocol is ProtocolVersion.V5
+        self._sending = asyncio.Lock()
+        self._refusal: ReasonCode | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            # Else the socket to a broker that never answers stays open. aiomqtt's callback trips over a future
+            # that a cancelled wait leaves behind.
+            self._client.on_disconnect = None
+            self._client.disconnect()
+            raise
+
+    async def send(self, message: Outgoing) -> None:
+        """Publish, and wait for the acknowledgement if QoS is 1. One message at a time.
+
+        Raises DeniedError when an MQTT 5 broker says that it does not accept the message (MQTT 3.1.1 has no
+        word for it), and aiomqtt.MqttError when there is no acknowledgement in time.
+        """
+        async with self._sending:
+            self._refusal = None
+            await self.publish(
+                message.topic,
+                message.payload,
+                qos=message.qos,
+                retain=message.retain,
+                properties=message.properties() if self._speaks_5 else None,
+            )
+            if self._refusal is not None:
+                raise DeniedError(f"the broker does not accept messages on {message.topic}: {self._refusal}")
+
+    def _on_publish(
+        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        if reason_code.is_failure:
+            self._refusal = reason_code
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
+async def negotiate(hostname: str, port: int, *, timeout: float, **options: Any) -> ProtocolVersion:
+    """The newest protocol that a broker speaks: MQTT 5, or 3.1.1 where that is refused.
+
+    Asked with a CONNECT that holds nothing: brokers that know only 3.1.1 read more of one as they must not
+    (amqtt waits for bytes that never come). Other refusals than of the protocol are left to the real connection.
+    `options` are those of aiomqtt.Client. Raises aiomqtt.MqttError when the broker cannot be reached.
+    """
+    try:
+        async with Client(hostname, port, protocol=ProtocolVersion.V5, timeout=timeout, **options):
+            return ProtocolVersion.V5
+    except MqttConnectError as refusal:
+        return ProtocolVersion.V311 if reason_code(refusal.rc) == UNSUPPORTED_PROTOCOL else ProtocolVersion.V5
+
+
+def reason_code(code: int | ReasonCode | None) -> int | None:
+    """The number of a reason; those that MQTT 3.1.1 gives to a CONNECT arrive translated to those of MQTT 5."""
+    return code.value if isinstance(code, ReasonCode) else code

@@ -1,0 +1,9 @@
+"""What goes wrong between this program and a broker."""
+
+
+class BrokerError(Exception):
+    """The broker cannot be used; the message is one sentence for the person who started the program."""
+
+
+class DeniedError(Exception):
+    """The broker took a message and told that it does not pass it on: its access rules forbid the topic."""

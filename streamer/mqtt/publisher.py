@@ -1,0 +1,399 @@
+"""Keeps a node connected to a broker: publishes its events, hears its requests."""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn, Self
+
+import aiomqtt
+from aiomqtt import ProtocolVersion
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from pydantic import ValidationError
+
+from streamer.events import EmotionEvent
+from streamer.mqtt.address import Address
+from streamer.mqtt.client import UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
+from streamer.mqtt.errors import BrokerError, DeniedError
+from streamer.mqtt.info import Info
+from streamer.mqtt.message import TEXT, Outgoing
+from streamer.mqtt.outbox import Outbox
+from streamer.mqtt.requests import MAX_BYTES, Handler, Request, Responder, first_complaint
+from streamer.mqtt.said import Said
+from streamer.mqtt.tls import tls_context
+from streamer.mqtt.topics import Topics
+from streamer.settings import Mqtt
+
+log = logging.getLogger(__name__)
+
+_PAUSE_FIRST_S = 0.25
+_PAUSE_MAX_S = 30.0
+_STEADY_S = 10.0  # a connection that held so long lets the next pauses begin short again
+_LAST_WORD_S = 1.0
+_WAITING_MAX = 64  # requests, and responses
+_PACKET_MAX = 4 * MAX_BYTES  # larger ones an MQTT 5 broker keeps to itself
+
+_NAMES = {ProtocolVersion.V5: "5", ProtocolVersion.V311: "3.1.1"}
+_SESSION_TAKEN_OVER = 142
+_REFUSED_FOR_GOOD = {
+    133: "the client identifier",
+    134: "the user name or the password",
+    135: "the connection as not authorised",
+    138: "the client as banned",
+    140: "the way of authentication",
+}
+
+
+@dataclass(frozen=True)
+class PublisherStatus:
+    """Counted since the start, save `connected` and `waiting`."""
+
+    connected: bool
+    waiting: int  # events not yet delivered
+    published: int  # events that the broker acknowledged
+    dropped: int  # events that waited in vain
+    denied: int  # messages that the broker's access rules refused
+    reconnects: int
+    rejected: int  # incoming messages that were not understood
+
+
+class Publisher:
+    """Publishes the events of one node and answers its requests, over a connection that it keeps.
+
+        async with Publisher(settings.mqtt, address, node, password) as publisher:
+            await publisher.first_connection()
+            publisher.ready(info)
+            publisher.publish(event)
+
+    Leaving delivers what waits, for at most `flush_s`, and ends availability with `stopped`, or with `offline`
+    when an error leads out. To be used in one event loop.
+    """
+
+    def __init__(self, settings: Mqtt, address: Address, node: str, password: str | None = None) -> None:
+        self._settings = settings
+        self._address = address
+        self._topics = Topics(node)
+        self._password = password
+        self._protocol: ProtocolVersion | None = None  # not known yet
+        self._tls: ssl.SSLContext | None = None
+
+        self._info: Info | None = None
+        self._outbox = Outbox(settings.queue_max)
+        self._latest: dict[str, EmotionEvent] = {}  # the last final event delivered, by stream
+        self._behind: set[str] = set()  # streams whose state and label on the broker are not the latest
+        self._last_word = "stopped"
+
+        self._on_said: Callable[[Said], None] | None = None
+        self._responder = Responder(self._topics)
+        self._requests: asyncio.Queue[Request] = asyncio.Queue(_WAITING_MAX)
+        self._responses: asyncio.Queue[Outgoing] = asyncio.Queue(_WAITING_MAX)
+
+        self._keeping: asyncio.Task[None]
+        self._connected_once = asyncio.Event()
+        self._may_begin = asyncio.Event()
+        self._connected = False
+        self._published = 0
+        self._denied = 0
+        self._reconnects = 0
+        self._rejected = 0
+
+    async def __aenter__(self) -> Self:
+        self._keeping = asyncio.create_task(self._run(), name="mqtt")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception):
+            self._last_word = "offline"
+        self._outbox.close()
+        self._may_begin.set()
+        await asyncio.wait({self._keeping}, timeout=self._settings.flush_s)
+        self._outbox.give_up()
+        await asyncio.wait({self._keeping}, timeout=_LAST_WORD_S)
+        self._keeping.cancel()
+        (outcome,) = await asyncio.gather(self._keeping, return_exceptions=True)
+        if isinstance(outcome, Exception) and exc is None:
+            raise outcome
+
+    def ready(self, info: Info) -> None:
+        """Say `online`, now and after every reconnection: from here on events are published and requests met."""
+        self._info = info
+        self._may_begin.set()
+
+    def publish(self, event: EmotionEvent) -> None:
+        """Hand over an event. Never waits: when too many wait for the broker, the oldest is dropped and counted."""
+        self._outbox.put(event)
+
+    def on_request(self, verb: str, handler: Handler) -> None:
+        """Meet `telme/<node>/request/<verb>` with `handler`. Requests are met one after the other."""
+        self._responder.register(verb, handler)
+
+    def on_said(self, callback: Callable[[Said], None]) -> None:
+        """Hand what arrives on `telme/<node>/dialogue/add` to `callback`, which must not block."""
+        self._on_said = callback
+
+    async def first_connection(self) -> None:
+        """Wait until the broker accepts us. Raises BrokerError when it cannot be reached or refuses."""
+        connected = asyncio.create_task(self._connected_once.wait())
+        try:
+            await asyncio.wait({connected, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            connected.cancel()
+        if self._keeping.done():
+            self._keeping.result()
+
+    async def failure(self) -> NoReturn:
+        """Wait for ever, or raise BrokerError once the broker refuses us for good."""
+        await asyncio.shield(self._keeping)
+        raise asyncio.CancelledError  # the publisher was left
+
+    def status(self) -> PublisherStatus:
+        return PublisherStatus(
+            connected=self._connected,
+            waiting=len(self._outbox),
+            published=self._published,
+            dropped=self._outbox.dropped,
+            denied=self._denied,
+            reconnects=self._reconnects,
+            rejected=self._rejected + self._responder.rejected,
+        )
+
+    async def _run(self) -> None:
+        if self._address.tls:
+            self._tls = await asyncio.to_thread(tls_context, self._settings)
+        answering = asyncio.create_task(self._answer_requests(), name="mqtt-requests")
+        try:
+            await self._keep_connected()
+        finally:
+            answering.cancel()
+
+    async def _keep_connected(self) -> None:
+        """Connect again and again, until the last word is said."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            try:
+                if await self._connect_and_serve():
+                    return
+            except MqttConnectError as refusal:
+                code = reason_code(refusal.rc)
+                if code in _REFUSED_FOR_GOOD:
+                    raise BrokerError(self._refused(_REFUSED_FOR_GOOD[code])) from None
+                if code == UNSUPPORTED_PROTOCOL:
+                    self._protocol = None
+                self._failed_to_connect(str(refusal))
+            except aiomqtt.MqttError as error:
+                self._failed_to_connect(str(error))
+            except TimeoutError:
+                self._failed_to_connect(f"no answer within {self._settings.connect_timeout_s:g} s")
+            if loop.time() - began > _STEADY_S:
+                failures = 0
+            await asyncio.sleep(_full_jitter_s(failures))
+            failures += 1
+
+    def _failed_to_connect(self, reason: str) -> None:
+        """Raises BrokerError at the start, where somebody watches; later only time helps."""
+        if not self._connected_once.is_set():
+            check = " and mqtt.ca_file" if self._address.tls else ""
+            raise BrokerError(
+                f"cannot connect to the broker at {self._address} ({reason}): check the address{check} "
+                "and whether the broker runs, or try --broker embedded"
+            ) from None
+        log.warning("cannot connect to %s: %s; trying again", self._address, reason)
+
+    def _refused(self, what: str) -> str:
+        return (
+            f"the broker at {self._address} refuses {what}: the user belongs in the address (mqtt://user@host), "
+            "the password in TELME_MQTT_PASSWORD or mqtt.password_file"
+        )
+
+    async def _connect_and_serve(self) -> bool:
+        """One connection from its beginning to its end. Returns whether the last word was said over it."""
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                if self._protocol is None:
+                    self._protocol = await self._negotiate()
+                client = await stack.enter_async_context(self._client(self._protocol))
+            if self._connected_once.is_set():
+                self._reconnects += 1
+            self._connected = True
+            self._connected_once.set()
+            log.info("connected to %s (MQTT %s)", self._address, _NAMES[self._protocol])
+            try:
+                return await self._serve(client)
+            finally:
+                self._connected = False
+
+    async def _negotiate(self) -> ProtocolVersion:
+        return await negotiate(
+            self._address.host, self._address.port, timeout=self._settings.connect_timeout_s, tls_context=self._tls
+        )
+
+    def _client(self, protocol: ProtocolVersion) -> Client:
+        connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        connect.MaximumPacketSize = _PACKET_MAX
+        return Client(
+            self._address.host,
+            self._address.port,
+            protocol=protocol,
+            timeout=self._settings.connect_timeout_s,
+            identifier=f"telme-{self._topics.node}",
+            username=self._address.user,
+            password=self._password,
+            keepalive=self._settings.keep_alive_s,
+            tls_context=self._tls,
+            will=aiomqtt.Will(self._topics.availability, "offline", qos=1, retain=True),
+            properties=connect if protocol is ProtocolVersion.V5 else None,
+            max_queued_incoming_messages=_WAITING_MAX,
+        )
+
+    async def _serve(self, client: Client) -> bool:
+        ended = False
+        try:
+            # A publish alone learns of a lost connection by its time-out; receiving learns at once, and its
+            # error ends the group, so that what was not acknowledged goes out over the next connection.
+            async with asyncio.TaskGroup() as tasks:
+                others = [tasks.create_task(self._receive(client)), tasks.create_task(self._send_responses(client))]
+                await self._deliver(client)
+                ended = True
+                for task in others:
+                    task.cancel()
+        except* aiomqtt.MqttError as lost:
+            self._connection_lost(lost.exceptions[0])
+        return ended
+
+    def _connection_lost(self, error: BaseException) -> None:
+        log.warning("lost the connection to %s: %s", self._address, error)
+        if isinstance(error, aiomqtt.MqttCodeError) and reason_code(error.rc) == _SESSION_TAKEN_OVER:
+            log.warning("another program uses the node name %r: give each its own node", self._topics.node)
+
+    async def _deliver(self, client: Client) -> None:
+        """Say who is there, deliver events in order, and say the last word."""
+        await self._may_begin.wait()
+        if self._info is not None:
+            await self._say_hello(client, self._info)
+        while (event := await self._outbox.first()) is not None:
+            await self._send_event(client, event)
+        await self._send(client, self._availability(self._last_word))
+
+    async def _say_hello(self, client: Client, info: Info) -> None:
+        granted = await client.subscribe([(self._topics.dialogue_add, 1), (self._topics.requests, 1)])
+        if any(getattr(code, "value", code) >= 128 for code in granted):
+            log.warning("the broker does not let us hear requests on %s: %s", self._topics.root, granted)
+        await self._send(client, Outgoing(self._topics.info, info.model_dump_json(), retain=True))
+        for event in self._latest.values():
+            await self._send_state(client, event)
+        await self._send(client, self._availability("online"))
+
+    def _availability(self, word: str) -> Outgoing:
+        return Outgoing(self._topics.availability, word, retain=True, content_type=TEXT)
+
+    async def _send_event(self, client: Client, event: EmotionEvent) -> None:
+        topic = self._topics.utterance(event.stream)
+        if await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s)):
+            self._published += 1
+        self._outbox.delivered()
+        if event.phase == "final":
+            self._latest[event.stream] = event
+            self._behind.add(event.stream)
+        if len(self._outbox) == 0:
+            # After an outage the state jumps to the last event: robots do not act out what is long over.
+            for stream in sorted(self._behind):
+                await self._send_state(client, self._latest[stream])
+                await self._send_plain(client, self._latest[stream])
+                self._behind.discard(stream)
+
+    async def _send_state(self, client: Client, event: EmotionEvent) -> None:
+        await self._send(client, Outgoing(self._topics.state(event.stream), event.to_json(), retain=True))
+
+    async def _send_plain(self, client: Client, event: EmotionEvent) -> None:
+        """Plain values are not retained: they carry no time, and an old one must not look new."""
+        for topic, value in (
+            (self._topics.label(event.stream), event.emotion),
+            (self._topics.valence(event.stream), f"{event.valence:.3f}"),
+            (self._topics.arousal(event.stream), f"{event.arousal:.3f}"),
+        ):
+            message = Outgoing(topic, value, qos=0, content_type=TEXT, expiry_s=self._settings.expiry_s)
+            await self._send(client, message)
+
+    async def _send_responses(self, client: Client) -> None:
+        while True:
+            await self._send(client, await self._responses.get())
+
+    async def _send(self, client: Client, message: Outgoing) -> bool:
+        """Returns False when the broker's access rules refuse the message: it would refuse it again."""
+        try:
+            await client.send(message)
+        except DeniedError as denied:
+            self._denied += 1
+            log.warning("%s", denied)
+            return False
+        return True
+
+    async def _receive(self, client: Client) -> None:
+        async for message in client.messages:
+            payload = message.payload if isinstance(message.payload, bytes) else b""
+            topic = message.topic.value
+            if message.retain:
+                self._reject(topic, "retained messages are not acted upon: they are old")
+            elif topic == self._topics.dialogue_add:
+                self._take_said(payload)
+            elif (verb := self._topics.verb(topic)) is not None:
+                self._take_request(_request(verb, payload, message.properties))
+
+    def _take_said(self, payload: bytes) -> None:
+        if len(payload) > MAX_BYTES:
+            self._reject(self._topics.dialogue_add, f"{len(payload)} bytes are more than {MAX_BYTES}")
+            return
+        try:
+            said = Said.model_validate_json(payload)
+        except ValidationError as error:
+            self._reject(self._topics.dialogue_add, first_complaint(error))
+            return
+        if self._on_said is not None:
+            self._on_said(said)
+
+    def _take_request(self, request: Request) -> None:
+        try:
+            self._requests.put_nowait(request)
+        except asyncio.QueueFull:
+            self._reject(request.verb, f"{_WAITING_MAX} requests wait already")
+
+    def _reject(self, topic: str, reason: str) -> None:
+        self._rejected += 1
+        log.warning("ignored a message on %s: %s", topic, reason)
+
+    async def _answer_requests(self) -> None:
+        """Not tied to a connection: what a request began is not broken off when the broker goes away."""
+        while True:
+            response = await self._responder.answer(await self._requests.get())
+            try:
+                self._responses.put_nowait(response)
+            except asyncio.QueueFull:
+                log.warning("dropped a response on %s: %d wait already", response.topic, _WAITING_MAX)
+
+
+def _request(verb: str, payload: bytes, properties: Properties | None) -> Request:
+    return Request(
+        verb=verb,
+        payload=payload,
+        response_topic=getattr(properties, "ResponseTopic", None),
+        correlation=getattr(properties, "CorrelationData", None),
+    )
+
+
+def _full_jitter_s(failures: int) -> float:
+    """A random pause up to a doubling bound, so that many clients do not return at once.
+
+    "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    bound = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2.0 ** min(failures, 30))
+    return random.uniform(0.0, bound)  # noqa: S311
