@@ -6,11 +6,13 @@ Precedence, highest first: command-line flags, `TELME_…` environment variables
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from streamer.mqtt.address import MqttAddress
+from streamer.mqtt.topics import check_stream_name
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+StreamName = Annotated[Name, AfterValidator(check_stream_name)]
 
 
 class _Section(BaseModel):
@@ -92,11 +94,12 @@ class Transcription(_Section):
         le=1,
         description="text is rejected above this no-speech probability, if its log-probability is low too",
     )
+    no_speech_log_prob_min: float = Field(-0.5, le=0, description="what counts as low beside no_speech_max")
     log_prob_min: float = Field(-1.0, le=0, description="text is rejected below this mean token log-probability")
     compression_max: float = Field(
-        2.4, gt=1, description="text that gzip shrinks by more than this factor is rejected as repetition"
+        2.4, gt=1, description="text that zlib shrinks by more than this factor is rejected as repetition"
     )
-    repeats_max: int = Field(3, ge=1, le=20, description="the same phrase more often than so in a row is rejected")
+    repeats_max: int = Field(5, ge=1, le=20, description="the same phrase more often than so in a row is rejected")
 
 
 class Dialogue(_Section):
@@ -133,8 +136,9 @@ class Mqtt(_Section):
     cert_file: Path | None = Field(None, description="mqtts: client certificate")
     key_file: Path | None = Field(None, description="mqtts: key of the client certificate")
     keep_alive_s: int = Field(30, ge=5, le=3600)
-    connect_timeout_s: float = Field(10.0, gt=0, le=300)
-    expiry_s: int = Field(60, ge=1, le=86_400, description="MQTT 5: events older than this are not delivered any more")
+    connect_timeout_s: float = Field(10.0, gt=0, le=300, description="longest wait for any answer of the broker")
+    flush_s: float = Field(3.0, ge=0, le=300, description="longest time for delivering waiting events when stopped")
+    expiry_s: int = Field(60, ge=1, le=86_400, description="MQTT 5: the broker forgets an event after so long")
     queue_max: int = Field(
         1000,
         ge=1,
@@ -146,6 +150,18 @@ class Mqtt(_Section):
     def _one_broker(self) -> Self:
         if self.broker == "embedded" and self.url is not None:
             raise ValueError("url and broker: embedded exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> Self:
+        files = {"ca_file": self.ca_file, "cert_file": self.cert_file, "key_file": self.key_file}
+        given = [name for name, file in files.items() if file is not None]
+        if given and not (self.url is not None and self.url.tls):
+            raise ValueError(f"{given[0]} is for encrypted connections: the url must begin with mqtts://")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        if self.password_file is not None and self.url is not None and self.url.user is None:
+            raise ValueError("password_file needs a user in the url, as in mqtt://user@host")
         return self
 
 
@@ -169,7 +185,7 @@ class StreamSettings(_Section):
     """Settings of one `telme-stream` process."""
 
     node: Name = Field("telme", description="this machine's name in topics: telme/<node>/…")
-    stream: Name = Field("main", description="this stream's name in topics: telme/<node>/<stream>/…")
+    stream: StreamName = Field("main", description="this stream's name in topics: telme/<node>/<stream>/…")
     stop_s: float = Field(
         10.0, gt=0, le=300, description="longest time for finishing the utterance in hand when stopped"
     )
