@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.logging import RichHandler
 
 from telme.corpora.records import CorpusError
+from telme.models.sources import SourceError
 from telme.training import config
 from telme.training.errors import TrainingError
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(settings, stage) is None:
                 raise TrainingError(f"{options.config} has no section `{stage}`; add it or choose another --stage.")
             import_module(f"telme.training.{stage}").train(settings)
-    except (TrainingError, CorpusError) as error:
+    except (TrainingError, CorpusError, SourceError) as error:
         sys.stderr.write(f"telme-train: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -132,7 +132,7 @@ class _Fit:
             if isinstance(task, WithOwnGroups)
             else decay_groups(task.model.parameters(), schedule.learning_rate, schedule.weight_decay)
         )
-        self._optimizer = torch.optim.AdamW(groups)
+        self._optimizer = torch.optim.AdamW(groups, fused=True)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings], sort_keys=True))
         self._steps_per_epoch = math.ceil(len(task.train_batches(0)) / schedule.accumulation)

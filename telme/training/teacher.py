@@ -1,0 +1,178 @@
+"""Stage 1: fine-tune the text teacher on MELD's dialogues."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import AddedToken, Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer
+
+from telme.bundle import Score, TextSpec
+from telme.corpora import meld
+from telme.corpora.records import Corpus, Utterance
+from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
+from telme.features.text import Ids, Prompter, Turn
+from telme.labels import MELD
+from telme.models.sources import locate
+from telme.models.teacher import Teacher
+from telme.training import checkpoint
+from telme.training.config import TeacherSettings, TrainingConfig
+from telme.training.errors import TrainingError
+from telme.training.loop import fit
+from telme.training.text_noise import Recogniser
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor, Tensor]  # input ids (B, L), attention mask (B, L), labels (B,)
+_POOL = 50  # batches whose prompts are sorted by length together: little padding, and still a random order
+
+
+def train(config: TrainingConfig) -> None:
+    """Train, calibrate on dev, score on test, and write the part `text` into the run's folder."""
+    settings = config.teacher
+    if settings is None:
+        raise TrainingError(f"The configuration {config.name} has no section `teacher`; add it.")
+    corpus = meld.load(config.corpora / "meld")
+    commit = checkpoint.current_commit()
+    torch.manual_seed(config.seed)
+    tokenizer, spec = prepare_tokenizer(settings)
+    model = Teacher.pretrained(
+        locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(MELD)
+    )
+    task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed)
+    folder = config.folder / "text"
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    temperature, scores = judge(task, corpus)
+    about = checkpoint.Checkpoint(
+        part="text",
+        labels=MELD,
+        architecture=vars(model.dimensions),
+        preprocessing=spec,
+        temperature=temperature,
+        scores=scores,
+        corpora=(corpus.name,),
+        licence=corpus.licence,
+        config=config.name,
+        seed=config.seed,
+        commit=commit,
+    )
+    checkpoint.save(folder, about, model, tokenizer)
+    log.info("text teacher written to %s", folder)
+
+
+def prepare_tokenizer(settings: TeacherSettings) -> tuple[Tokenizer, TextSpec]:
+    """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt."""
+    source = AutoTokenizer.from_pretrained(locate(settings.backbone))
+    tokenizer: Tokenizer = source.backend_tokenizer
+    speakers = tuple(f"<s{number}>" for number in range(1, settings.speakers + 1))
+    tokenizer.add_special_tokens([AddedToken(speaker, special=True, normalized=False) for speaker in speakers])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    spec = TextSpec(
+        tokenizer_sha256=sha256(tokenizer.to_str(pretty=True).encode()).hexdigest(),
+        max_tokens=settings.max_tokens,
+        separator_token=source.sep_token,
+        mask_token=source.mask_token,
+        pad_token=source.pad_token,
+        speaker_tokens=speakers,
+    )
+    return tokenizer, spec
+
+
+class TeacherTask:
+    """Cross-entropy on the emotion of each utterance, given the dialogue up to it; weighted F1 on dev selects."""
+
+    def __init__(
+        self, model: Teacher, prompter: Prompter, corpus: Corpus, settings: TeacherSettings, seed: int
+    ) -> None:
+        self.model: nn.Module = model
+        self._prompter = prompter
+        self._schedule = settings.schedule
+        self._seed = seed
+        self._train = corpus.split("train")
+        self._dev = corpus.split("dev")
+        self._noise = settings.noise and Recogniser(settings.noise, (item.turns[-1].text for item in self._train))
+
+    def train_batches(self, epoch: int) -> list[Batch]:
+        random = np.random.default_rng((self._seed, epoch))
+        order = random.permutation(len(self._train))
+        heard = [self._heard(self._train[item].turns, random) for item in order]
+        prompts = [self._prompter.encode(turns) for turns in heard]
+        truth = indices([self._train[item] for item in order])
+        batches = bucketed([len(prompt) for prompt in prompts], self._schedule.batch)
+        random.shuffle(batches)
+        return [(*self._padded([prompts[i] for i in batch]), torch.from_numpy(truth[batch])) for batch in batches]
+
+    def loss(self, batch: Batch) -> Tensor:
+        input_ids, attention_mask, truth = batch
+        _, logits = self.model(input_ids, attention_mask)
+        return cross_entropy(logits.float(), truth, label_smoothing=self._schedule.label_smoothing)
+
+    def evaluate(self) -> Mapping[str, float]:
+        metrics = Evaluation.of(self.logits(self._dev), indices(self._dev), MELD).metrics()
+        return {"score": metrics["weighted_f1"], **metrics}
+
+    @torch.inference_mode()
+    def logits(self, items: Sequence[Utterance]) -> npt.NDArray[np.float32]:
+        """Logits (N, C) of utterances as the corpus writes them, in their order."""
+        device = next(self.model.parameters()).device
+        prompts = [self._prompter.encode(item.turns) for item in items]
+        result = np.zeros((len(items), len(MELD)), np.float32)
+        for batch in bucketed([len(prompt) for prompt in prompts], 64):
+            input_ids, attention_mask = self._padded([prompts[i] for i in batch])
+            _, logits = self.model(input_ids.to(device), attention_mask.to(device))
+            result[batch] = logits.float().cpu().numpy()
+        return result
+
+    def _heard(self, turns: Sequence[Turn], random: np.random.Generator) -> Sequence[Turn]:
+        return self._noise.disturb(turns, random) if self._noise else turns
+
+    def _padded(self, prompts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        input_ids, attention_mask = self._prompter.batch(prompts)
+        return torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+
+
+def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
+    """The temperature fitted on dev, and the scores on dev and test with 95 % intervals."""
+    dev, test = corpus.split("dev"), corpus.split("test")
+    on_dev = Evaluation.of(task.logits(dev), indices(dev), MELD)
+    on_test = Evaluation.of(task.logits(test), indices(test), MELD)
+    temperature = fit_temperature(on_dev.logits, on_dev.truth)
+    low, high = bootstrap_interval(on_test.counts)
+    data = {"dev": (on_dev, len(dev)), "test": (on_test, len(test))}
+    scores = [
+        Score(part="text", data=f"{corpus.name} {split}, {size} utterances", metric=metric, value=value)
+        for split, (evaluation, size) in data.items()
+        for metric, value in {
+            **evaluation.metrics(),
+            "calibration_error_before": evaluation.calibration_error(),
+            "calibration_error": evaluation.calibration_error(temperature),
+        }.items()
+    ]
+    test_data = f"{corpus.name} test, {len(test)} utterances"
+    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_low", value=low))
+    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_high", value=high))
+    for score in scores:
+        log.info("%s: %s %.4f", score.data, score.metric, score.value)
+    return temperature, tuple(scores)
+
+
+def indices(items: Sequence[Utterance]) -> npt.NDArray[np.int64]:
+    """Each utterance's place among MELD's labels: (N,)."""
+    return np.array([MELD.index(item.label) for item in items], np.int64)
+
+
+def bucketed(lengths: Sequence[int], size: int) -> list[npt.NDArray[np.int64]]:
+    """Split items 0 … N-1 into batches of `size` (the last may be smaller) of similar length.
+
+    Items are sorted only within pools of neighbours, so that a shuffled order stays random at large.
+    """
+    sizes = np.asarray(lengths)
+    pools = np.array_split(np.arange(len(sizes)), range(size * _POOL, len(sizes), size * _POOL))
+    order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
+    return np.array_split(order, range(size, len(order), size))
