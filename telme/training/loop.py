@@ -202,7 +202,7 @@ class _Fit:
         if self._state.best == epoch - 1:
             _replace(self._folder / BEST, weights, {})
         moments = {
-            f"optimizer.{index}.{name}": tensor
+            f"optimizer.{index}.{name}": tensor.contiguous()
             for index, moment in self._optimizer.state_dict()["state"].items()
             for name, tensor in moment.items()
         }
