@@ -1,0 +1,208 @@
+"""Runs a bundle: text, sound and picture of an utterance in, its emotion out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from telme import bundle as bundles
+from telme.bundle import Bundle, Modality, Part
+from telme.features.audio import AudioFeatures
+from telme.features.faces import FaceDetector
+from telme.features.text import Prompter, Turn
+from telme.features.video import VideoFeatures
+from telme.labels import valence_arousal
+from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
+from telme.runtime.fusion import Encodings, Fusion
+from telme.runtime.model import Float32, Model
+from telme.runtime.onnxruntime import OnnxModel
+from telme.runtime.recognition import Recognition
+
+BACKENDS = ("auto", "onnxruntime")
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One utterance. What is None is missing.
+
+    text: the dialogue's turns, oldest first; the last one is the utterance.
+    audio: (n,) float32 samples, 16 kHz, one channel, in [-1, 1].
+    frames: what `Recognizer.prepare_frame` made of the picture, in order.
+    """
+
+    text: Sequence[Turn] | None = None
+    audio: Float32 | None = None
+    frames: Sequence[Frame] | None = None
+
+
+class Recognizer:
+    """A loaded bundle. Every method may be called from several threads at once.
+
+    `recognize` does everything. A live system calls the stages one by one: `prepare_frame` as frames arrive,
+    `encode_audio` and `encode_visual` while speech is still being transcribed, then `encode_text` and `fuse`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        text: TextEncoder,
+        audio: AudioEncoder,
+        visual: VisualEncoder,
+        fusion: Fusion,
+        video: VideoFeatures,
+    ) -> None:
+        self.bundle = bundle
+        self._text = text
+        self._audio = audio
+        self._visual = visual
+        self._fusion = fusion
+        self._video = video
+        self._labels = bundle.manifest.labels
+
+    @classmethod
+    def load(cls, bundle: Path | Bundle | None = None, backend: str = "auto", threads: int = 1) -> Self:
+        """Load a bundle.
+
+        bundle: a folder, one already opened, or None for the compact one that ships with the package.
+        backend: "auto" or "onnxruntime".
+        threads: cores that one part may use.
+        Raises BundleError when the bundle cannot be used, ValueError for an unknown backend.
+        """
+        if backend not in BACKENDS:
+            raise ValueError(f"There is no backend {backend!r} for bundles; choose one of {', '.join(BACKENDS)}.")
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(bundles.COMPACT if bundle is None else bundle)
+        manifest = bundle.manifest
+        parts = manifest.parts
+        tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
+        detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None
+        video = VideoFeatures(manifest.visual, detector)
+
+        def model(part: Part) -> Model:
+            return OnnxModel(bundle.path(part), part, threads)
+
+        return cls(
+            bundle,
+            TextEncoder(model(parts.text), batch_max(parts.text.precision), Prompter(manifest.text, tokenizer)),
+            AudioEncoder(model(parts.audio), batch_max(parts.audio.precision), AudioFeatures(manifest.audio)),
+            VisualEncoder(model(parts.visual), batch_max(parts.visual.precision), video),
+            Fusion(model(parts.fusion), batch_max(parts.fusion.precision), manifest.fusion.beta),
+            video,
+        )
+
+    def prepare_frame(self, rgb: Frame) -> Frame | None:
+        """Make one picture ready for `frames`; None where it shows no face and the bundle needs one.
+
+        rgb: (height, width, 3), uint8.
+        """
+        return self._video.prepare(rgb)
+
+    def encode_text(self, turns: Sequence[Turn]) -> Encoded | None:
+        """turns: the dialogue, oldest first; the last is the utterance. None where its text is blank."""
+        return self._text.encode([turns])[0]
+
+    def encode_audio(self, samples: Float32) -> Encoded | None:
+        """samples: (n,) float32, 16 kHz, in [-1, 1]. None where they are too few."""
+        return self._audio.encode([samples])[0]
+
+    def encode_visual(self, frames: Sequence[Frame]) -> Encoded | None:
+        """frames: results of `prepare_frame`, in order. None where there are none."""
+        return self._visual.encode([frames])[0]
+
+    def fuse(
+        self, *, text: Encoded | None = None, audio: Encoded | None = None, visual: Encoded | None = None
+    ) -> Recognition:
+        """Bring the modalities together.
+
+        With text, sound and picture shift the teacher's vector (ASF); what is missing shifts nothing. Without text
+        there is nothing to shift, and the students' calibrated log-probabilities are averaged.
+        Raises ValueError when all are missing.
+        """
+        return self._fuse([Encodings(text, audio, visual)])[0]
+
+    def recognize(
+        self,
+        *,
+        text: Sequence[Turn] | None = None,
+        audio: Float32 | None = None,
+        frames: Sequence[Frame] | None = None,
+    ) -> Recognition:
+        """Recognise one utterance; see `Inputs` for the arguments.
+
+        Raises ValueError when all modalities are missing, too short or blank.
+        """
+        return self.recognize_batch([Inputs(text, audio, frames)])[0]
+
+    def recognize_batch(self, items: Sequence[Inputs]) -> list[Recognition]:
+        """Recognise several utterances; the same answers as one by one, to float tolerance.
+
+        Raises ValueError when an item has no modality at all.
+        """
+        text = self._text.encode([item.text for item in items])
+        audio = self._audio.encode([item.audio for item in items])
+        visual = self._visual.encode([item.frames for item in items])
+        return self._fuse([Encodings(*encoded) for encoded in zip(text, audio, visual, strict=True)])
+
+    def warm_up(self) -> None:
+        """Run every part once, so that the first utterance is as fast as the next ones."""
+        spec = self.bundle.manifest.visual
+        shape = (spec.size_px, spec.size_px) if spec.channels == 1 else (spec.size_px, spec.size_px, spec.channels)
+        self.prepare_frame(np.zeros((480, 640, 3), np.uint8))
+        self.recognize(
+            text=[Turn("a", "Hello.")], audio=np.zeros(16_000, np.float32), frames=[np.zeros(shape, np.uint8)]
+        )
+
+    def _fuse(self, items: Sequence[Encodings]) -> list[Recognition]:
+        if not all(item.present() for item in items):
+            raise ValueError(
+                "Text, audio and frames are all missing, too short or blank: there is nothing to recognise."
+            )
+        started = perf_counter()
+        shifted = [item for item in items if item.text is not None]
+        fused = iter(self._fusion.logits(shifted))
+        elapsed_ms = 1000 * (perf_counter() - started) / max(len(shifted), 1)
+        return [
+            self._recognition(item.present(), None if item.text is None else next(fused), elapsed_ms) for item in items
+        ]
+
+    def _recognition(
+        self, present: Mapping[Modality, Encoded], fused: Float32 | None, elapsed_ms: float
+    ) -> Recognition:
+        temperatures = self.bundle.manifest.calibration
+        heads = {
+            modality: log_softmax(encoded.logits / getattr(temperatures, modality))
+            for modality, encoded in present.items()
+        }
+        elapsed: dict[str, float] = {modality: encoded.elapsed_ms for modality, encoded in present.items()}
+        if fused is None:
+            log_scores = log_softmax(np.mean(list(heads.values()), axis=0))
+        else:
+            log_scores = log_softmax(fused / temperatures.fused)
+            elapsed["fusion"] = elapsed_ms
+        scores = np.exp(log_scores)
+        valence, arousal = valence_arousal(scores, self._labels)
+        best = int(scores.argmax())
+        return Recognition(
+            emotion=self._labels[best],
+            scores=self._named(log_scores),
+            confidence=float(scores[best]),
+            valence=valence,
+            arousal=arousal,
+            modality_scores={modality: self._named(head) for modality, head in heads.items()},
+            elapsed_ms=elapsed,
+        )
+
+    def _named(self, log_scores: Float64) -> dict[str, float]:
+        return dict(zip(self._labels, np.exp(log_scores).tolist(), strict=True))
+
+
+def log_softmax(logits: npt.NDArray[np.floating]) -> Float64:
+    """Log-probabilities (C,) of logits (C,)."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
