@@ -70,12 +70,12 @@ class AudioFeatures:
         power = np.abs(np.fft.rfft(frames * self._window, axis=-1)) ** 2  # (T, 201)
         log_mel = np.log10(np.maximum(self._filters @ power.T, 1e-10))
         log_mel = np.maximum(log_mel, log_mel.max() - 8.0)
-        return ((log_mel + 4.0) / 4.0).astype(np.float32, copy=False)
+        return np.asarray((log_mel + 4.0) / 4.0, np.float32)
 
 
 def _standardised(samples: Float32) -> Float32:
     # The constant keeps silence finite; it is the one of wav2vec 2.0's feature extractor.
-    return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32, copy=False)
+    return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), np.float32)
 
 
 def mel_filters(bins: int, sample_rate_hz: int) -> Float32:
@@ -94,4 +94,4 @@ def mel_filters(bins: int, sample_rate_hz: int) -> Float32:
     rising = (frequencies - lower) / (centre - lower)
     falling = (upper - frequencies) / (upper - centre)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * 2.0 / (upper - lower)).astype(np.float32)
+    return np.asarray(triangles * 2.0 / (upper - lower), np.float32)

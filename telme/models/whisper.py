@@ -63,8 +63,8 @@ class EncoderLayer(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
         x = x + self.attention_output(mixed.transpose(1, 2).flatten(2))
-        x = x + self.feed_forward(self.feed_forward_norm(x))
-        return x
+        y: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return y
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -10,10 +10,10 @@ The source is `ModelSpec._serialize` in CTranslate2's python/ctranslate2/specs/m
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,15 @@ import torch
 VERSION = 6
 MODEL_FILE = "model.bin"
 # CTranslate2's DataType; bfloat16 (5) has no numpy type and no converted Whisper uses it by default.
-_DTYPES = {0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
+_DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("<f4"),
+    1: np.dtype("i1"),
+    2: np.dtype("<i2"),
+    3: np.dtype("<i4"),
+    4: np.dtype("<f2"),
+}
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 class WeightsError(Exception):
@@ -48,7 +54,9 @@ class EncoderWeights:
         Raises WeightsError where the file is missing, damaged or not a Whisper model.
         """
         variables = read_variables(folder / MODEL_FILE)
-        layers = len({name.split("/")[1] for name in variables if name.startswith("encoder/layer_") and "/ffn/" in name})
+        layers = len(
+            {name.split("/")[1] for name in variables if name.startswith("encoder/layer_") and "/ffn/" in name}
+        )
         try:
             state = _encoder_state(variables, layers)
             heads = int(variables["encoder/num_heads"])
@@ -56,6 +64,15 @@ class EncoderWeights:
             raise WeightsError(f"{folder / MODEL_FILE} has no tensor {error}, so it is no Whisper model.") from error
         width, mel_bins, _ = state["conv1.weight"].shape
         return cls(mel_bins, width, layers, heads, state)
+
+    def first(self, layers: int) -> Self:
+        """The same encoder without the layers after the first `layers`."""
+        kept = {
+            name: tensor
+            for name, tensor in self.state.items()
+            if not name.startswith("layers.") or int(name.split(".")[1]) < layers
+        }
+        return replace(self, layers=min(layers, self.layers), state=kept)
 
 
 def _encoder_state(variables: dict[str, Array], layers: int) -> dict[str, torch.Tensor]:
@@ -101,7 +118,9 @@ def read_variables(path: Path) -> dict[str, Array]:
     try:
         return reader.variables()
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path} is no CTranslate2 model of version {VERSION}, or it is damaged: {error}.") from error
+        raise WeightsError(
+            f"{path} is no CTranslate2 model of version {VERSION}, or it is damaged: {error}."
+        ) from error
 
 
 class _Reader:

@@ -1,0 +1,57 @@
+"""RAVDESS (Livingstone & Russo, PLOS ONE 2018): acted English speech, eight emotions, 24 actors, two sentences.
+
+A file's name says everything: `03-01-EE-II-SS-RR-AA`, with 03 sound only, 01 speech, EE emotion, II intensity,
+SS sentence, RR repetition, AA actor (odd numbers are men).
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from telme.corpora.records import Corpus, CorpusError, Split, Utterance
+from telme.labels import RAVDESS
+
+LICENCE = "CC BY-NC-SA 4.0: non-commercial use only"
+LABELS = tuple(RAVDESS.to_meld)  # in the order of the codes, from 01
+
+_NAME = re.compile(r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(0[1-9]|1[0-9]|2[0-4])")
+_SUFFIXES = (".wav", ".flac")
+
+
+def load(folder: Path) -> Corpus:
+    """Read the speech clips; files whose name says something else are counted and reported.
+
+    folder: holds the clips as .wav or .flac, in it or below it.
+    Splits by actor: 1 to 14 train, 15 and 16 dev, 17 to 20 test, 21 to 24 train.
+    Raises CorpusError when the folder holds no clip.
+    """
+    utterances: list[Utterance] = []
+    dropped: Counter[str] = Counter()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            dropped["its name is not one of RAVDESS's audio-only speech"] += 1
+            continue
+        emotion, actor = int(match[1]), int(match[2])
+        label = LABELS[emotion - 1]
+        utterances.append(
+            Utterance(
+                id=path.stem,
+                split=_split(actor),
+                label=label,
+                meld_label=RAVDESS.to_meld[label],
+                speaker=f"actor-{actor:02}",
+                audio=path,
+            )
+        )
+    if not utterances:
+        raise CorpusError(f"{folder} holds no RAVDESS clip such as 03-01-05-01-01-01-01.wav; give its audio folder.")
+    corpus = Corpus("RAVDESS", LICENCE, utterances, dropped)
+    corpus.report()
+    return corpus
+
+
+def _split(actor: int) -> Split:
+    if actor in (15, 16):
+        return "dev"
+    return "test" if 17 <= actor <= 20 else "train"

@@ -1,0 +1,243 @@
+"""Stage 2, audio: train the student that hears speech."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from telme.bundle import Score
+from telme.corpora import emodb, meld, ravdess, waveforms
+from telme.corpora.records import Corpus
+from telme.corpora.waveforms import Clip
+from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, macro_f1
+from telme.features.audio import AudioFeatures
+from telme.labels import MELD
+from telme.models.audio import AudioStudent
+from telme.models.sources import SourceError
+from telme.models.whisper_weights import WeightsError
+from telme.training import checkpoint
+from telme.training.augment_audio import SpeechAugmenter, cut_silence
+from telme.training.config import AudioSettings, Schedule, TrainingConfig
+from telme.training.distillation import Answer, ask_teacher, distillation_loss
+from telme.training.errors import TrainingError
+from telme.training.loop import decay_groups, fit
+from telme.training.speech_batches import (
+    NO_LABEL,
+    Batch,
+    Collator,
+    TrainingBatches,
+    label_weights,
+    own_truth,
+    plain_features,
+    truth,
+)
+
+log = logging.getLogger(__name__)
+
+CORPORA: Mapping[str, Callable[[Path], Corpus]] = {
+    "meld": lambda folder: meld.load(folder, clips=folder),
+    "ravdess": ravdess.load,
+    "emodb": emodb.load,
+}
+OWN_LABELS: Mapping[str, tuple[str, ...]] = {"ravdess": ravdess.LABELS, "emodb": emodb.LABELS}
+
+_EVALUATED_AT_ONCE = 16
+
+
+def train(config: TrainingConfig) -> None:
+    """Train, calibrate on dev, score on test, and write the part `audio` into the run's folder."""
+    settings = config.audio
+    if settings is None:
+        raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
+    corpora = {name: CORPORA[name](config.corpora / name) for name in settings.corpora}
+    commit = checkpoint.current_commit()
+    torch.manual_seed(config.seed)
+    model = _student(settings)
+    speech = {name: waveforms.load(name, corpus.utterances, settings.input.min_s) for name, corpus in corpora.items()}
+    clips = [clip for name in settings.corpora for clip in speech[name]]
+    answers = ask_teacher(config.folder / "text", (clip.utterance for clip in clips))
+    task = AudioTask(model, clips, settings, config.seed, answers)
+    folder = config.folder / "audio"
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    temperature, scores = judge(task, clips)
+    about = checkpoint.Checkpoint(
+        part="audio",
+        labels=MELD,
+        architecture=asdict(model.dimensions),
+        preprocessing=settings.input,
+        temperature=temperature,
+        scores=scores,
+        corpora=tuple(corpus.name for corpus in corpora.values()),
+        licence="; ".join(f"{corpus.name}: {corpus.licence}" for corpus in corpora.values()),
+        config=config.name,
+        seed=config.seed,
+        commit=commit,
+    )
+    checkpoint.save(folder, about, model)
+    log.info("audio student written to %s", folder)
+
+
+def _student(settings: AudioSettings) -> AudioStudent:
+    try:
+        return AudioStudent.pretrained(
+            settings.backbone,
+            settings.vector,
+            len(MELD),
+            layers=settings.layers,
+            pooling=settings.pooling,
+            standardise=settings.standardise,
+            dropout=settings.dropout,
+            corpus_labels={name: len(OWN_LABELS[name]) for name in settings.corpora if name in OWN_LABELS},
+        )
+    except (SourceError, WeightsError) as error:
+        raise TrainingError(str(error)) from error
+
+
+class AudioTask:
+    """Cross-entropy on MELD's labels and on the corpora's own, and what the teacher says; macro F1 on dev selects."""
+
+    def __init__(
+        self,
+        model: AudioStudent,
+        clips: Sequence[Clip],
+        settings: AudioSettings,
+        seed: int,
+        answers: Mapping[str, Answer] | None = None,
+    ) -> None:
+        """answers: the teacher's, by utterance id; without any the labels alone teach."""
+        self.model: nn.Module = model
+        self._student = model
+        self._settings = settings
+        self._seed = seed
+        self._train = select(clips, "train")
+        self._dev = labelled(select(clips, "dev"))
+        features = AudioFeatures(settings.input)
+        self._collator = Collator(
+            features, {name: OWN_LABELS[name] for name in model.corpus_classifiers}, answers or {}
+        )
+        voices = [clip.samples for clip in self._train]
+        self._augmenter = SpeechAugmenter(settings.augmentation, voices) if settings.augmentation else None
+        self._weights = torch.from_numpy(label_weights(truth(self._train))) if settings.balanced else None
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """The pretrained encoder learns at a rate of its own."""
+        pretrained = list(self._student.backbone.parameters())
+        known = {id(parameter) for parameter in pretrained}
+        new = [parameter for parameter in self._student.parameters() if id(parameter) not in known]
+        rate = schedule.learning_rate
+        return [
+            *decay_groups(pretrained, rate * self._settings.backbone_rate, schedule.weight_decay),
+            *decay_groups(new, rate, schedule.weight_decay),
+        ]
+
+    def train_batches(self, epoch: int) -> TrainingBatches:
+        size, seed = self._settings.schedule.batch, self._seed * 10_007 + epoch
+        return TrainingBatches(self._train, size, self._collator, self._augmenter, seed)
+
+    def loss(self, batch: Batch) -> Tensor:
+        vector, logits = self._student(batch.features, batch.mask)
+        smoothing = self._settings.schedule.label_smoothing
+        loss = labelled_cross_entropy(logits, batch.truth, smoothing, self._weights)
+        for corpus, own in batch.own_truth.items():
+            loss = loss + labelled_cross_entropy(self._student.corpus_logits(corpus, vector), own, smoothing)
+        if len(batch.taught):
+            student = Answer(vector[batch.taught].float(), logits[batch.taught].float())
+            teacher = Answer(batch.teacher_vectors, batch.teacher_logits)
+            loss = loss + distillation_loss(student, teacher, self._settings.distillation)
+        return loss
+
+    def evaluate(self) -> Mapping[str, float]:
+        metrics = self.results(self._dev).metrics()
+        return {"score": metrics["macro_f1"], **metrics}
+
+    def results(self, clips: Sequence[Clip]) -> Evaluation:
+        """On MELD's labels; all clips have one."""
+        _, logits = self.encode(clips)
+        return Evaluation.of(logits, truth(clips), MELD)
+
+    def own_results(self, corpus: str, clips: Sequence[Clip]) -> Evaluation:
+        """On the labels of the corpus that all clips come from."""
+        vectors, _ = self.encode(clips)
+        device = next(self._student.parameters()).device
+        with torch.inference_mode():
+            logits = self._student.corpus_logits(corpus, torch.from_numpy(vectors).to(device)).float().cpu().numpy()
+        return Evaluation.of(logits, own_truth(clips, corpus, OWN_LABELS[corpus]), OWN_LABELS[corpus])
+
+    @torch.inference_mode()
+    def encode(self, clips: Sequence[Clip]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Vectors (N, d) and logits (N, C) of clips as they are; the model is in evaluation mode."""
+        device = next(self._student.parameters()).device
+        outputs = []
+        for start in range(0, len(clips), _EVALUATED_AT_ONCE):
+            part = clips[start : start + _EVALUATED_AT_ONCE]
+            batch = self._collator(part, [plain_features(self._collator.features, clip) for clip in part])
+            outputs.append(self._student(batch.features.to(device), batch.mask.to(device)))
+        vectors, logits = zip(*outputs, strict=True)
+        return torch.cat(vectors).cpu().numpy(), torch.cat(logits).cpu().numpy()
+
+
+def labelled_cross_entropy(logits: Tensor, truth: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
+    """Mean over the items that have a label; 0 where none has.
+
+    logits: (B, C). truth: (B,), indices or NO_LABEL. weights: (C,), of each label's items.
+    """
+    if weights is not None:
+        weights = weights.to(logits.device)
+    losses = cross_entropy(
+        logits.float(), truth, weight=weights, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum"
+    )
+    return losses / (truth != NO_LABEL).sum().clamp_min(1)
+
+
+def select(clips: Sequence[Clip], split: str, corpus: str | None = None) -> list[Clip]:
+    return [clip for clip in clips if clip.utterance.split == split and corpus in (None, clip.corpus)]
+
+
+def labelled(clips: Sequence[Clip]) -> list[Clip]:
+    """Those whose label has a counterpart among MELD's."""
+    return [clip for clip in clips if clip.utterance.meld_label is not None]
+
+
+def judge(task: AudioTask, clips: Sequence[Clip]) -> tuple[float, tuple[Score, ...]]:
+    """The temperature fitted on dev, and the scores on every corpus's test split with 95 % intervals.
+
+    Clips are heard whole, and again with the silence around the speech cut as a voice detector cuts it.
+    """
+    on_dev = task.results(labelled(select(clips, "dev")))
+    temperature = fit_temperature(on_dev.logits, on_dev.truth)
+    scores: list[Score] = []
+    for corpus in dict.fromkeys(clip.corpus for clip in clips):
+        test = select(clips, "test", corpus)
+        known = labelled(test)
+        cut = [replace(clip, samples=cut_silence(clip.samples)) for clip in known]
+        whole = task.results(known)
+        data = f"{corpus} test, {len(known)} utterances"
+        scores += _scores(whole, data)
+        scores.append(_score(data, "calibration_error", whole.calibration_error(temperature)))
+        scores += _scores(task.results(cut), f"{data}, silence cut")
+        if corpus in OWN_LABELS:
+            labels = OWN_LABELS[corpus]
+            scores += _scores(
+                task.own_results(corpus, test), f"{corpus} test, {len(test)} utterances, own {len(labels)} labels"
+            )
+    for score in scores:
+        log.info("%s: %s %.4f %s", score.data, score.metric, score.value, score.interval or "")
+    return temperature, tuple(scores)
+
+
+def _scores(evaluation: Evaluation, data: str) -> list[Score]:
+    metrics = {"accuracy": accuracy, "macro_f1": macro_f1}
+    return [
+        _score(data, name, metric(evaluation.counts), bootstrap_interval(evaluation.counts, metric))
+        for name, metric in metrics.items()
+    ]
+
+
+def _score(data: str, metric: str, value: float, interval: tuple[float, float] | None = None) -> Score:
+    return Score(part="audio", data=data, metric=metric, value=value, interval=interval)
