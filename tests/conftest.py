@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("brokers",)
+
 ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("TELME_CORPORA", ROOT.parent / "shared" / "data"))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from pydantic import GetPydanticSchema
 from pydantic_core import core_schema
@@ -20,7 +20,10 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Raises ValueError with a sentence that says what is wrong; a password is never repeated in it."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url.strip())
+        except ValueError:
+            raise ValueError("the broker's address is no URL, as mqtt://localhost:1883 is") from None
         if parts.scheme not in _DEFAULT_PORT:
             raise ValueError(f"a broker's address begins with mqtt:// or mqtts://, not {parts.scheme or 'nothing'!r}")
         if parts.password is not None:
@@ -31,21 +34,27 @@ class Address:
             raise ValueError("the broker's address lacks a host, as in mqtt://localhost:1883")
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ValueError("a broker's address ends after the port")
-        try:
-            port = parts.port
-        except ValueError:
-            raise ValueError("the broker's port must be a number from 0 to 65535") from None
         return cls(
             host=parts.hostname,
-            port=port if port is not None else _DEFAULT_PORT[parts.scheme],
+            port=_port(parts),
             user=unquote(parts.username) if parts.username else None,
             tls=parts.scheme == "mqtts",
         )
 
     def __str__(self) -> str:
-        user = f"{self.user}@" if self.user else ""
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{user}{host}:{self.port}"
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        port = _DEFAULT_PORT[parts.scheme] if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("the broker's port must be a number from 1 to 65535")
+    return port
 
 
 def _schema(_source: Any, _handler: Any) -> core_schema.CoreSchema:

@@ -40,7 +40,6 @@ _WAITING_MAX = 64  # requests, and responses
 _PACKET_MAX = 4 * MAX_BYTES  # larger ones an MQTT 5 broker keeps to itself
 
 _NAMES = {ProtocolVersion.V5: "5", ProtocolVersion.V311: "3.1.1"}
-_SESSION_TAKEN_OVER = 142
 _REFUSED_FOR_GOOD = {
     133: "the client identifier",
     134: "the user name or the password",
@@ -256,6 +255,8 @@ class Publisher:
         )
 
     async def _serve(self, client: Client) -> bool:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         ended = False
         try:
             # A publish alone learns of a lost connection by its time-out; receiving learns at once, and its
@@ -267,13 +268,14 @@ class Publisher:
                 for task in others:
                     task.cancel()
         except* aiomqtt.MqttError as lost:
-            self._connection_lost(lost.exceptions[0])
+            self._connection_lost(lost.exceptions[0], loop.time() - began)
         return ended
 
-    def _connection_lost(self, error: BaseException) -> None:
-        log.warning("lost the connection to %s: %s", self._address, error)
-        if isinstance(error, aiomqtt.MqttCodeError) and reason_code(error.rc) == _SESSION_TAKEN_OVER:
-            log.warning("another program uses the node name %r: give each its own node", self._topics.node)
+    def _connection_lost(self, error: BaseException, held_s: float) -> None:
+        log.warning("lost the connection to %s: %s", self._address, error.__cause__ or error)
+        if held_s < _STEADY_S:
+            # Brokers keep one connection of a name and close the older one, many without telling why.
+            log.warning("it held %.1f s only: does another program use the node name %r?", held_s, self._topics.node)
 
     async def _deliver(self, client: Client) -> None:
         """Say who is there, deliver events in order, and say the last word."""

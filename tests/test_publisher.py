@@ -1,0 +1,461 @@
+"""Publishing to a real mosquitto and to the embedded broker, as an independent subscriber sees it."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from brokers import Mosquitto, Subscriber, program, running_mosquitto, until
+from emotion_events import INFO, emotion_event
+
+from streamer.events import EmotionEvent
+from streamer.mqtt.address import Address
+from streamer.mqtt.embedded import EmbeddedBroker
+from streamer.mqtt.errors import BrokerError
+from streamer.mqtt.info import Info
+from streamer.mqtt.password import read_password
+from streamer.mqtt.publisher import Publisher
+from streamer.settings import Mqtt
+
+QUICK = Mqtt(connect_timeout_s=2)
+
+
+def publisher(url: str, settings: Mqtt = QUICK, password: str | None = None) -> Publisher:
+    return Publisher(settings, Address.parse(url), "robot", password)
+
+
+@asynccontextmanager
+async def online(url: str, settings: Mqtt = QUICK) -> AsyncIterator[Publisher]:
+    async with publisher(url, settings) as connected:
+        await connected.first_connection()
+        connected.ready(INFO)
+        yield connected
+
+
+def ids(heard: list[str]) -> list[str]:
+    return [EmotionEvent.from_json(payload).event_id for payload in heard]
+
+
+def payloads(subscriber: Subscriber, topic_end: str) -> list[str]:
+    return [heard.payload for heard in subscriber.on(topic_end)]
+
+
+async def test_events_arrive_in_order_and_the_last_one_becomes_the_state(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with online(mosquitto.url) as connected:
+            for number in range(20):
+                connected.publish(emotion_event(number))
+            await subscriber.wait_for("/main/arousal")
+            status = connected.status()
+        await subscriber.wait_for("/availability", 2)
+    utterances = subscriber.on("telme/robot/main/utterance")
+    assert [EmotionEvent.from_json(heard.payload) for heard in utterances] == [emotion_event(n) for n in range(20)]
+    assert {(heard.qos, heard.retain) for heard in utterances} == {(1, False)}
+    assert (status.published, status.waiting, status.dropped, status.reconnects) == (20, 0, 0, 0)
+    assert payloads(subscriber, "/main/state")[-1] == emotion_event(19).to_json()
+    assert payloads(subscriber, "/main/label")[-1] == "joy"
+    assert payloads(subscriber, "/main/valence")[-1] == "0.500"
+    assert payloads(subscriber, "/main/arousal")[-1] == "-0.250"
+
+
+async def test_who_comes_later_gets_state_info_and_availability_but_no_old_label(mosquitto: Mosquitto) -> None:
+    async with online(mosquitto.url) as connected:
+        with Subscriber(mosquitto.port) as early:
+            connected.publish(emotion_event(1))
+            await early.wait_for("/main/arousal")
+        with Subscriber(mosquitto.port) as late:
+            await late.wait_for("", 3)
+            assert {heard.topic for heard in late.heard} == {
+                "telme/robot/availability",
+                "telme/robot/info",
+                "telme/robot/main/state",
+            }
+            assert all(heard.retain for heard in late.heard)
+            assert Info.model_validate_json(late.on("/info")[0].payload) == INFO
+
+
+async def test_provisional_events_do_not_become_the_state(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with online(mosquitto.url) as connected:
+            connected.publish(emotion_event(1, phase="provisional"))
+            connected.publish(emotion_event(1))
+            connected.publish(emotion_event(2, phase="provisional"))
+            await subscriber.wait_for("/main/utterance", 3)
+            await subscriber.wait_for("/main/arousal")
+    assert payloads(subscriber, "/main/state") == [emotion_event(1).to_json()]
+
+
+async def test_mqtt_5_properties(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with online(mosquitto.url, QUICK.model_copy(update={"expiry_s": 42})) as connected:
+            connected.publish(emotion_event(1))
+            await subscriber.wait_for("/main/arousal")
+    (utterance,), (state,), (label,) = (subscriber.on(f"/main/{end}") for end in ("utterance", "state", "label"))
+    assert utterance.properties.ContentType == state.properties.ContentType == "application/json"
+    assert label.properties.ContentType == "text/plain"
+    assert 0 < utterance.properties.MessageExpiryInterval <= 42
+    assert not hasattr(state.properties, "MessageExpiryInterval")
+
+
+async def test_the_payload_suffices_where_only_mqtt_311_is_spoken() -> None:
+    async with EmbeddedBroker(0) as broker:
+        port = Address.parse(broker.url).port
+        with Subscriber(port, protocol=paho.MQTTv311) as subscriber:
+            async with online(broker.url) as connected:
+                for number in range(20):
+                    connected.publish(emotion_event(number))
+                await subscriber.wait_for("/main/arousal")
+                subscriber.publish("telme/robot/request/none", b'{"transaction": 7}')
+                (response,) = await subscriber.wait_for("/response/none")
+            await subscriber.wait_for("/availability", 2)
+        assert ids(payloads(subscriber, "/main/utterance")) == [f"event-{number}" for number in range(20)]
+        assert payloads(subscriber, "/main/state")[-1] == emotion_event(19).to_json()
+        assert payloads(subscriber, "/availability") == ["online", "stopped"]
+        assert '"transaction":7' in response.payload
+        with Subscriber(port, protocol=paho.MQTTv311) as late:
+            await late.wait_for("", 3)
+            assert all(heard.retain for heard in late.heard)
+
+
+async def test_online_is_said_when_the_pipeline_is_ready_and_stopped_at_the_end(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with publisher(mosquitto.url) as connected:
+            await connected.first_connection()
+            connected.publish(emotion_event(1))
+            await asyncio.sleep(0.2)
+            assert subscriber.heard == []
+            connected.ready(INFO)
+            await subscriber.wait_for("/main/utterance")
+        await subscriber.wait_for("/availability", 2)
+    assert payloads(subscriber, "/availability") == ["online", "stopped"]
+    assert [heard.topic.rpartition("/")[2] for heard in subscriber.heard][:3] == ["info", "availability", "utterance"]
+
+
+async def test_leaving_by_an_error_says_offline(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with online(mosquitto.url):
+                await subscriber.wait_for("/availability")
+                raise ZeroDivisionError
+        await subscriber.wait_for("/availability", 2)
+    assert payloads(subscriber, "/availability") == ["online", "offline"]
+
+
+CHILD = """
+import asyncio, sys
+from emotion_events import INFO
+from streamer.mqtt.address import Address
+from streamer.mqtt.publisher import Publisher
+from streamer.settings import Mqtt
+
+async def main():
+    async with Publisher(Mqtt(), Address.parse(sys.argv[1]), "robot") as publisher:
+        await publisher.first_connection()
+        publisher.ready(INFO)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_crash_says_offline(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CHILD, mosquitto.url, cwd=Path(__file__).parent
+        )
+        try:
+            await subscriber.wait_for("/availability")
+        finally:
+            child.kill()
+            await child.wait()
+        await subscriber.wait_for("/availability", 2)
+    assert payloads(subscriber, "/availability") == ["online", "offline"]
+
+
+async def test_nothing_is_lost_when_the_broker_is_killed_while_events_are_under_way(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port, protocol=paho.MQTTv311) as subscriber:
+        async with online(mosquitto.url) as connected:
+            for number in range(5):
+                connected.publish(emotion_event(number))
+            await subscriber.wait_for("/main/utterance", 5)
+            mosquitto.save()
+            mosquitto.send(signal.SIGSTOP)
+            for number in range(5, 30):
+                connected.publish(emotion_event(number))
+            await asyncio.sleep(0.2)  # the first of them is on its way to a broker that reads no more
+            mosquitto.kill()
+            await asyncio.sleep(0.2)
+            mosquitto.start()
+            await until(lambda: "event-29" in ids(payloads(subscriber, "/main/utterance")))
+            await until(lambda: connected.status().waiting == 0)
+            status = connected.status()
+    # The broker may have saved messages as not yet delivered: those come twice, under the same id.
+    heard = dict.fromkeys(ids(payloads(subscriber, "/main/utterance")))
+    assert list(heard) == [f"event-{number}" for number in range(30)]
+    assert (status.published, status.dropped, status.reconnects) == (30, 0, 1)
+    # Said again on the new connection; the broker itself says offline only for a client that it lost.
+    assert payloads(subscriber, "/availability")[:2] == ["online", "online"]
+
+
+@asynccontextmanager
+async def deaf_proxy(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """Passes everything on to `port`; once `deafen` is called, the broker's answers on that connection are swallowed
+    and, shortly after, the connection is cut."""
+    deaf = False
+
+    def deafen() -> None:
+        nonlocal deaf
+        deaf = True
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+        nonlocal deaf
+        while data := await reader.read(65_536):
+            if answers and deaf:
+                deaf = False
+                break
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(
+            pass_on(reader, broker_writer, answers=False),
+            pass_on(broker_reader, writer, answers=True),
+            return_exceptions=True,
+        )
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], deafen
+    finally:
+        server.close()
+
+
+async def test_an_event_whose_acknowledgement_is_lost_comes_again_under_the_same_id(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with deaf_proxy(mosquitto.port) as (port, deafen), online(f"mqtt://127.0.0.1:{port}") as connected:
+            connected.publish(emotion_event(1))
+            await subscriber.wait_for("/main/arousal")
+            deafen()
+            connected.publish(emotion_event(2))
+            connected.publish(emotion_event(3))
+            await subscriber.wait_for("/main/utterance", 4)
+    heard = ids(payloads(subscriber, "/main/utterance"))
+    assert heard == ["event-1", "event-2", "event-2", "event-3"]
+
+
+async def test_a_full_queue_drops_and_counts_the_oldest(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port, protocol=paho.MQTTv311) as subscriber:
+        async with online(mosquitto.url, QUICK.model_copy(update={"queue_max": 5})) as connected:
+            connected.publish(emotion_event(0))
+            await subscriber.wait_for("/main/arousal")
+            mosquitto.save()
+            mosquitto.kill()
+            await until(lambda: not connected.status().connected)
+            for number in range(1, 9):
+                connected.publish(emotion_event(number))
+            assert (connected.status().waiting, connected.status().dropped) == (5, 3)
+            mosquitto.start()
+            await until(lambda: connected.status().waiting == 0)
+            await subscriber.wait_for("/main/arousal", 2)
+    heard = dict.fromkeys(ids(payloads(subscriber, "/main/utterance")))
+    assert list(heard) == [f"event-{number}" for number in (0, 4, 5, 6, 7, 8)]
+    # Labels of a backlog would make a robot act out what is long over: only the last one is said.
+    assert payloads(subscriber, "/main/label") == ["anger", "anger"]
+    assert EmotionEvent.from_json(payloads(subscriber, "/main/state")[-1]).event_id == "event-8"
+
+
+async def test_a_broker_that_forgot_everything_is_told_again(tmp_path: Path) -> None:
+    with running_mosquitto(tmp_path / "broker", "allow_anonymous true", "persistence false") as mosquitto:
+        async with online(mosquitto.url) as connected:
+            connected.publish(emotion_event(1))
+            await until(lambda: connected.status().published == 1)
+            await asyncio.sleep(0.2)
+            mosquitto.kill()
+            mosquitto.start()
+            with Subscriber(mosquitto.port) as subscriber:
+                await subscriber.wait_for("/availability")
+                await subscriber.wait_for("/main/state")
+    assert payloads(subscriber, "/main/state") == [emotion_event(1).to_json()]
+
+
+async def test_stopping_is_bounded_when_the_broker_is_gone(
+    mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with online(mosquitto.url, QUICK.model_copy(update={"flush_s": 0.5})) as connected:
+        await until(lambda: connected.status().connected)
+        mosquitto.send(signal.SIGSTOP)
+        for number in range(3):
+            connected.publish(emotion_event(number))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert connected.status().published == 0
+    assert connected.status().dropped == 3
+    assert "undelivered" in caplog.text
+
+
+async def test_a_second_program_of_the_same_name_is_noticed(
+    mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with online(mosquitto.url), online(mosquitto.url):
+        await until(lambda: "does another program use the node name 'robot'" in caplog.text)
+
+
+# What a user can mend: one sentence each.
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A mosquitto where alice with the password `secret` may read all and write all but states."""
+    passwords, rules = tmp_path / "passwords", tmp_path / "rules"
+    subprocess.run([program("mosquitto_passwd"), "-b", "-c", passwords, "alice", "secret"], check=True)
+    rules.write_text("user alice\ntopic read #\ntopic write telme/+/availability\ntopic write telme/+/main/utterance\n")
+    options = ("allow_anonymous false", f"password_file {passwords}", f"acl_file {rules}")
+    with running_mosquitto(tmp_path / "guarded", *options) as broker:
+        yield broker
+
+
+async def test_a_wrong_password_is_refused_for_good(guarded: Mosquitto) -> None:
+    with pytest.raises(BrokerError, match="TELME_MQTT_PASSWORD") as refusal:
+        async with publisher(guarded.url.replace("//", "//alice@"), password="wrong") as refused:
+            await refused.first_connection()
+    assert "wrong" not in str(refusal.value)
+    with pytest.raises(BrokerError):
+        await refused.failure()
+
+
+async def test_no_password_is_refused_for_good(guarded: Mosquitto) -> None:
+    with pytest.raises(BrokerError, match="refuses"):
+        async with publisher(guarded.url) as refused:
+            await refused.first_connection()
+
+
+async def test_messages_against_the_access_rules_are_counted_and_hold_nothing_up(guarded: Mosquitto) -> None:
+    with Subscriber(guarded.port, user="alice") as subscriber:
+        async with publisher(guarded.url.replace("//", "//alice@"), password="secret") as connected:
+            await connected.first_connection()
+            connected.ready(INFO)
+            connected.publish(emotion_event(1))
+            connected.publish(emotion_event(2))
+            await subscriber.wait_for("/main/utterance", 2)
+            await until(lambda: connected.status().denied == 2, lambda: str(connected.status()))  # info and state
+    assert connected.status().published == 2
+
+
+async def test_a_broker_that_is_not_there() -> None:
+    with pytest.raises(BrokerError, match=r"mqtt://127\.0\.0\.1:1 .*refused"):
+        async with publisher("mqtt://127.0.0.1:1") as unconnected:
+            await unconnected.first_connection()
+
+
+async def test_a_name_that_does_not_exist() -> None:
+    with pytest.raises(BrokerError, match="no-such-host"):
+        async with publisher("mqtt://no-such-host.invalid") as unconnected:
+            await unconnected.first_connection()
+
+
+@contextmanager
+def silent_server(*, full: bool) -> Iterator[int]:
+    """Takes connections and says nothing; when `full`, takes none either, like a host behind a firewall."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0 if full else 8) as server:
+        waiting = [socket.socket() for _ in range(4 if full else 0)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+        for client in waiting:
+            client.close()
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["unreachable", "mute"])
+async def test_a_broker_that_does_not_answer_is_not_waited_for_longer_than_set(full: bool) -> None:
+    began = time.monotonic()
+    with silent_server(full=full) as port, pytest.raises(BrokerError, match=str(port)):
+        async with publisher(f"mqtt://127.0.0.1:{port}", Mqtt(connect_timeout_s=0.5)) as unconnected:
+            await unconnected.first_connection()
+    assert time.monotonic() - began < 3
+
+
+# TLS, with an authority of our own.
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, and certificates signed by it for server and client; other.pem is a stranger."""
+    folder = tmp_path_factory.mktemp("authority")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run([program("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    for name in ("ca", "other"):
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        openssl(*new, "-x509", "-subj", f"/CN={name}", *usage, "-keyout", f"{name}.key", "-out", f"{name}.pem")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
+    for name in ("server", "client"):
+        openssl(*(part for part in new if part not in {"-days", "2"}), "-subj", f"/CN={name}",
+                "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, authority: Path) -> Iterator[Mosquitto]:
+    """A mosquitto that speaks TLS and asks for a certificate of the authority."""
+    files = (f"cafile {authority}/ca.pem", f"certfile {authority}/server.pem", f"keyfile {authority}/server.key")
+    with running_mosquitto(tmp_path / "tls", "allow_anonymous true", *files, "require_certificate true") as broker:
+        yield broker
+
+
+def tls_settings(url: str, authority: Path, ca: str = "ca", client: str | None = "client") -> Mqtt:
+    files = {"ca_file": authority / f"{ca}.pem"}
+    if client is not None:
+        files |= {"cert_file": authority / f"{client}.pem", "key_file": authority / f"{client}.key"}
+    return Mqtt.model_validate({"url": url, "connect_timeout_s": 2, **files})
+
+
+async def test_an_encrypted_connection(encrypted: Mosquitto, authority: Path) -> None:
+    url = encrypted.url.replace("mqtt:", "mqtts:")
+    async with online(url, tls_settings(url, authority)) as connected:
+        connected.publish(emotion_event(1))
+        await until(lambda: connected.status().published == 1)
+
+
+@pytest.mark.parametrize(
+    ("ca", "client", "says"),
+    [
+        ("other", "client", "CERTIFICATE_VERIFY_FAILED"),
+        ("ca", None, "cannot connect"),
+        ("missing", None, "mqtt.ca_file .*missing.pem"),
+        ("ca", "missing", "mqtt.cert_file .*missing.pem"),
+    ],
+)
+async def test_an_encrypted_connection_that_cannot_be(
+    encrypted: Mosquitto, authority: Path, ca: str, client: str | None, says: str
+) -> None:
+    url = encrypted.url.replace("mqtt:", "mqtts:")
+    with pytest.raises(BrokerError, match=says):
+        async with publisher(url, tls_settings(url, authority, ca, client)) as unconnected:
+            await unconnected.first_connection()
+
+
+def test_where_the_password_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    assert read_password(None, {}) is None
+    assert read_password(None, {"TELME_MQTT_PASSWORD": "secret"}) == "secret"
+    file.write_text("from file\n")
+    assert read_password(file, {"TELME_MQTT_PASSWORD": "secret"}) == "from file"
+    file.write_text("\n")
+    with pytest.raises(BrokerError, match="is empty"):
+        read_password(file, {})
+    with pytest.raises(BrokerError, match="cannot read"):
+        read_password(tmp_path / "none", {})
