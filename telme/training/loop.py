@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from pydantic import BaseModel, ConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Task as Row
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -179,6 +180,8 @@ class _Fit:
                 self._optimizer.zero_grad(set_to_none=True)
                 step += 1
                 progress.update(row, advance=len(group), loss=f"loss {loss.item():.3f}")
+                if not progress.console.is_terminal:
+                    _log_tenths(progress.tasks[row], len(group))
         if step != (epoch + 1) * self._steps_per_epoch:
             raise ValueError(f"epoch {epoch} has {len(batches)} batches, epoch 0 had another number")
         return total / len(batches)
@@ -243,6 +246,14 @@ def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
     return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
+
+
+def _log_tenths(row: Row, advance: int) -> None:
+    """Where no progress bar can be drawn, a line for every tenth of an epoch."""
+    done, total = int(row.completed), int(row.total or 1)
+    if done * 10 // total > (done - advance) * 10 // total:
+        left = "" if row.time_remaining is None else f", {row.time_remaining:.0f} s left in it"
+        log.info("%s: %d of %d batches, %s%s", row.description, done, total, row.fields["loss"], left)
 
 
 def _scalars(folder: Path) -> AbstractContextManager[Any]:
