@@ -28,8 +28,12 @@ class Faces:
 
     def split(self, name: Split) -> tuple[npt.NDArray[np.uint8], list[str]]:
         """The images (m, 48, 48) of a split and their labels in MELD's terms."""
-        chosen = [face for face in self.corpus.split(name) if face.image is not None and face.meld_label is not None]
-        return self.images[[face.image for face in chosen]], [face.meld_label for face in chosen if face.meld_label]
+        found = [
+            (face.image, face.meld_label)
+            for face in self.corpus.split(name)
+            if face.image is not None and face.meld_label is not None
+        ]
+        return self.images[[image for image, _ in found]], [label for _, label in found]
 
 
 def load(folder: Path) -> Faces:

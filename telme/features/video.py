@@ -58,17 +58,20 @@ class VideoFeatures:
         return [frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count)]
 
     def batch(self, utterances: Sequence[Sequence[Pixels]]) -> VideoBatch:
-        """Pad and normalise prepared frames. An utterance may have none; N is at least 1."""
-        spec = self._spec
-        longest = max(1, max((len(frames) for frames in utterances), default=1))
-        size = (spec.channels, spec.size_px, spec.size_px)
-        frames = np.zeros((len(utterances), longest, *size), np.float32)
-        mask = np.zeros((len(utterances), longest), np.float32)
-        for row, pictures in enumerate(utterances):
-            if pictures:
-                frames[row, : len(pictures)] = normalise(planes(np.stack(pictures)), spec)
-                mask[row, : len(pictures)] = 1
-        return VideoBatch(frames, mask)
+        """Put prepared frames side by side, as `pad` does."""
+        return pad(utterances, self._spec)
+
+
+def pad(utterances: Sequence[Sequence[Pixels]], spec: VisualSpec) -> VideoBatch:
+    """Normalise prepared frames and pad them to the longest utterance. One may have none; N is at least 1."""
+    longest = max(1, max((len(frames) for frames in utterances), default=1))
+    frames = np.zeros((len(utterances), longest, spec.channels, spec.size_px, spec.size_px), np.float32)
+    mask = np.zeros((len(utterances), longest), np.float32)
+    for row, pictures in enumerate(utterances):
+        if len(pictures):
+            frames[row, : len(pictures)] = normalise(planes(np.stack(pictures)), spec)
+            mask[row, : len(pictures)] = 1
+    return VideoBatch(frames, mask)
 
 
 def planes(pictures: Pixels) -> npt.NDArray[np.float32]:

@@ -24,7 +24,8 @@ class FaceCNN(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures: (B, channels, H, W). Returns (B, width)."""
-        return self.blocks(self.stem(self.contrast(pictures))).mean(dim=(2, 3))
+        seen: Tensor = self.blocks(self.stem(self.contrast(pictures)))
+        return seen.mean(dim=(2, 3))
 
 
 class HalvingBlock(nn.Module):
@@ -40,7 +41,8 @@ class HalvingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, inputs, H, W). Returns (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        return self.activation(self.path(x) + self.shortcut(x))
+        y: Tensor = self.activation(self.path(x) + self.shortcut(x))
+        return y
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -75,7 +75,7 @@ class FrameMean(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """frames: (B, N, channels, H, W). mask: (B, N). Returns (B, width), zero where no frame is real."""
-        seen = self.network(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, N, width)
+        seen: Tensor = self.network(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, N, width)
         weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return (seen * weight[:, :, None]).sum(dim=1)
 

@@ -14,7 +14,7 @@ from telme.corpora import fer2013
 from telme.corpora.fer2013 import Faces
 from telme.corpora.records import Split
 from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature
-from telme.features.video import fit_square, normalise, planes
+from telme.features.video import fit_square, normalise, pad, planes
 from telme.labels import MELD
 from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training import checkpoint
@@ -107,9 +107,10 @@ class VisualTask:
         device = next(self.model.parameters()).device
         outputs = []
         for start in range(0, len(stills), 256):
-            pixels = planes(stills.pictures[start : start + 256])
-            frames = torch.from_numpy(normalise(pixels, self._settings.input))[:, None]
-            outputs.append(self.model(frames.to(device), torch.ones(len(frames), 1, device=device)))
+            batch = pad([[picture] for picture in stills.pictures[start : start + 256]], self._settings.input)
+            outputs.append(
+                self.model(torch.from_numpy(batch.frames).to(device), torch.from_numpy(batch.mask).to(device))
+            )
         vectors, logits = zip(*outputs, strict=True)
         return torch.cat(vectors).cpu().numpy(), torch.cat(logits).cpu().numpy()
 
