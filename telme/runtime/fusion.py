@@ -1,6 +1,6 @@
 """Brings an utterance's modalities together: attention-based modality shifting fusion (ASF), as a bundle's part."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from telme.bundle import MODALITIES, Modality
 from telme.runtime.encoders import Encoded
 from telme.runtime.model import Array, Float32, Model
+
+STUDENTS: tuple[Modality, ...] = ("audio", "visual")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,15 @@ class Encodings:
 class Fusion:
     """Shifts the teacher's vectors by what sound and picture say, and reads the emotion off them."""
 
-    def __init__(self, model: Model, batch_max: int, beta: float) -> None:
-        """beta: bound of the shift, as a share of the text vector's length."""
+    def __init__(self, model: Model, batch_max: int, beta: float, sizes: Mapping[str, int]) -> None:
+        """beta: bound of the shift, as a share of the text vector's length.
+
+        sizes: lengths of the "audio" and the "visual" utterance vector.
+        """
         self._model = model
         self._batch_max = batch_max
         self._beta = beta
+        self._absent = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
 
     def logits(self, items: Sequence[Encodings]) -> list[Float32]:
         """Logits (C,) per utterance, not calibrated. Every item has text; a missing student shifts nothing."""
@@ -42,15 +48,13 @@ class Fusion:
 
     def collate(self, items: Sequence[Encodings]) -> dict[str, Array]:
         """Several utterances' model input. A missing student's vector is zero."""
-        text = np.stack([item.text.vector for item in items if item.text is not None])
-        nothing = np.zeros_like(text[0])  # all three vectors have one size
-        audio = [nothing if item.audio is None else item.audio.vector for item in items]
-        visual = [nothing if item.visual is None else item.visual.vector for item in items]
-        return {
-            "text_vector": text,
-            "audio_vector": np.stack(audio),
-            "visual_vector": np.stack(visual),
-            "audio_present": np.array([item.audio is not None for item in items]),
-            "visual_present": np.array([item.visual is not None for item in items]),
+        present = [item.present() for item in items]
+        inputs: dict[str, Array] = {
+            "text_vector": np.stack([found["text"].vector for found in present]),
             "beta": np.full(len(items), self._beta, np.float32),
         }
+        for name in STUDENTS:
+            vectors = [found[name].vector if name in found else self._absent[name] for found in present]
+            inputs[f"{name}_vector"] = np.stack(vectors)
+            inputs[f"{name}_present"] = np.array([name in found for found in present], np.float32)
+        return inputs

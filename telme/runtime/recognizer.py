@@ -18,7 +18,7 @@ from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.labels import valence_arousal
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
-from telme.runtime.fusion import Encodings, Fusion
+from telme.runtime.fusion import STUDENTS, Encodings, Fusion
 from telme.runtime.model import Float32, Model
 from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognition import Recognition
@@ -92,7 +92,12 @@ class Recognizer:
             TextEncoder(model(parts.text), batch_max(parts.text.precision), Prompter(manifest.text, tokenizer)),
             AudioEncoder(model(parts.audio), batch_max(parts.audio.precision), AudioFeatures(manifest.audio)),
             VisualEncoder(model(parts.visual), batch_max(parts.visual.precision), video),
-            Fusion(model(parts.fusion), batch_max(parts.fusion.precision), manifest.fusion.beta),
+            Fusion(
+                model(parts.fusion),
+                batch_max(parts.fusion.precision),
+                manifest.fusion.beta,
+                _vector_sizes(parts.fusion),
+            ),
             video,
         )
 
@@ -206,3 +211,9 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> Float64:
     """Log-probabilities (C,) of logits (C,)."""
     shifted = logits.astype(np.float64) - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def _vector_sizes(fusion: Part) -> dict[str, int]:
+    """Length of each student's utterance vector, read off the fusion's inputs."""
+    shapes = {tensor.name: tensor.shape for tensor in fusion.inputs}
+    return {name: int(shapes[f"{name}_vector"][1]) for name in STUDENTS}

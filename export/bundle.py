@@ -1,0 +1,162 @@
+"""A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from export import model_card, part
+from export.errors import ExportError
+from export.part import PartName
+from export.plans import plans
+from export.samples import Samples
+from export.trained import Trained
+from telme.bundle import (
+    MANIFEST,
+    Bundle,
+    BundleError,
+    Calibration,
+    Document,
+    Manifest,
+    Part,
+    Parts,
+    Precision,
+    Training,
+    sha256_of,
+)
+from telme.features.faces import FaceDetector
+from telme.features.video import VideoFeatures
+from telme.models.sources import SourceError, locate
+from telme.training.errors import TrainingError
+from telme.training.face_detector import SOURCE, prepare_face_detector
+
+# What each part loses by int8 or fp16 storage is in docs/export.md.
+PRECISIONS: Mapping[PartName, Precision] = {"text": "int8", "audio": "int8", "visual": "fp16", "fusion": "fp16"}
+DETECTOR = "face_detector.onnx"
+CARD = "MODEL_CARD.md"
+LICENCES = "licences"
+
+
+def export(
+    run: Path,
+    output: Path,
+    corpora: Path,
+    *,
+    precisions: Mapping[PartName, Precision] | None = None,
+    licences: Sequence[Path] = (),
+    detector: str = SOURCE,
+) -> Bundle:
+    """Export a trained model; a bundle that lies in `output` already is replaced, or stays as it is on failure.
+
+    run: a folder that telme-train has written.
+    corpora: with the real inputs on which the export is compared with the trained model.
+    precisions: where they differ from PRECISIONS.
+    licences: texts of the licences of converted pretrained weights.
+    detector: CenterFace's ONNX file; read only when the visual input is face crops.
+    Raises ExportError.
+    """
+    trained = Trained.read(run)
+    with _aside(output) as folder:
+        face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
+        video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
+        samples = Samples.read(corpora, trained.specifications.visual)
+        chosen = {**PRECISIONS, **(precisions or {})}
+        exported = {plan.name: part.export(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video)}
+        tokenizer = trained.specifications.text.tokenizer
+        shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
+        manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
+        (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
+        documents = [CARD, *_copied(licences, folder)]
+        manifest = manifest.model_copy(
+            update={"documents": tuple(Document(file=file, sha256=sha256_of(folder / file)) for file in documents)}
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        try:
+            Bundle.open(folder)
+        except BundleError as error:
+            raise ExportError(f"The export of {run} does not fit together: {error}") from error
+    return Bundle.open(output)
+
+
+def _face_detector(source: str, folder: Path) -> Part:
+    path = folder / DETECTOR
+    try:
+        prepare_face_detector(Path(locate(source)), path)
+    except (SourceError, TrainingError) as error:
+        raise ExportError(str(error)) from error
+    return Part(file=DETECTOR, sha256=sha256_of(path), bytes=path.stat().st_size, precision="fp16")
+
+
+def _copied(licences: Sequence[Path], folder: Path) -> list[str]:
+    names = [f"{LICENCES}/{licence.name}" for licence in licences]
+    if names:
+        (folder / LICENCES).mkdir()
+    for licence, name in zip(licences, names, strict=True):
+        shutil.copyfile(licence, folder / name)
+    return names
+
+
+def _manifest(trained: Trained, parts: Parts) -> Manifest:
+    about = trained.checkpoints
+    specifications = trained.specifications
+    return Manifest(
+        name=about["text"].config,
+        labels=trained.labels,
+        parts=parts,
+        text=specifications.text,
+        audio=specifications.audio,
+        visual=specifications.visual,
+        fusion=specifications.fusion,
+        calibration=Calibration(
+            text=about["text"].temperature,
+            audio=about["audio"].temperature,
+            visual=about["visual"].temperature,
+            fused=about["fusion"].temperature,
+        ),
+        training=Training(
+            config=about["text"].config,
+            seed=about["text"].seed,
+            commit=", ".join(_distinct(checkpoint.commit for checkpoint in about.values())),
+            corpora=_distinct(corpus for checkpoint in about.values() for corpus in checkpoint.corpora),
+            licence="; ".join(_distinct(checkpoint.licence for checkpoint in about.values())),
+            scores=tuple(score for checkpoint in about.values() for score in checkpoint.scores),
+        ),
+    )
+
+
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+@contextmanager
+def _aside(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that takes its place at the end, and leaves no trace if something fails."""
+    if output.exists() and not _may_replace(output):
+        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
+    folder: Path | None = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        folder.chmod(0o755)
+        yield folder
+        _replace(folder, output)
+    except OSError as error:
+        raise ExportError(
+            f"Cannot write the bundle {output} ({error.strerror}); make room or choose another --output."
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _may_replace(output: Path) -> bool:
+    return output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
+
+
+def _replace(folder: Path, output: Path) -> None:
+    old = folder.with_name(f"{folder.name}.old")
+    if output.exists():
+        output.rename(old)
+    folder.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""telme-export: make a bundle, which a machine without PyTorch can run, of a trained model."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from rich.logging import RichHandler
+
+from export import bundle
+from export.errors import ExportError
+from export.part import PartName
+from telme.bundle import Precision
+from telme.training.face_detector import SOURCE
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one sentence about what to mend."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        made = bundle.export(
+            options.run,
+            options.output,
+            options.corpora,
+            precisions=precisions(options.precision),
+            licences=licences(options.licences),
+            detector=options.face_detector,
+        )
+    except ExportError as error:
+        sys.stderr.write(f"telme-export: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("telme-export: interrupted; no bundle was written.\n")
+        return 130
+    size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
+    log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
+    return 0
+
+
+def precisions(text: str) -> dict[PartName, Precision]:
+    """Read `text=int8,audio=fp16`. Raises ExportError for another form, part or precision."""
+    chosen: dict[PartName, Precision] = {}
+    for item in filter(None, text.split(",")):
+        name, _, precision = item.partition("=")
+        if name not in get_args(PartName) or precision not in get_args(Precision):
+            raise ExportError(
+                f"--precision cannot be {item!r}; write PART=PRECISION with a part of {', '.join(get_args(PartName))} "
+                f"and a precision of {', '.join(get_args(Precision))}."
+            )
+        chosen[cast(PartName, name)] = cast(Precision, precision)
+    return chosen
+
+
+def licences(folder: Path | None) -> list[Path]:
+    """The licence texts in a folder. Raises ExportError when there is none."""
+    if folder is None:
+        return []
+    found = sorted(folder.glob("*.txt"))
+    if not found:
+        raise ExportError(f"--licences {folder} holds no .txt file; give a folder with licence texts.")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="telme-export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
+    parser.add_argument(
+        "--corpora",
+        type=Path,
+        default=Path("corpora"),
+        metavar="DIR",
+        help="folder with meld/, ravdess/ and fer2013/: the export is compared on them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="",
+        metavar="PART=PRECISION,…",
+        help=f"per part {', '.join(get_args(Precision))} "
+        f"(default: {', '.join(f'{name}={precision}' for name, precision in bundle.PRECISIONS.items())})",
+    )
+    parser.add_argument(
+        "--licences", type=Path, metavar="DIR", help="folder with licence texts (.txt) of converted pretrained weights"
+    )
+    parser.add_argument(
+        "--face-detector", default=SOURCE, metavar="FILE", help="CenterFace's ONNX file (default: %(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

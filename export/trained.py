@@ -1,0 +1,100 @@
+"""A run folder: the four trained parts that belong together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from tokenizers import Tokenizer
+
+from export.errors import ExportError
+from telme.bundle import AudioSpec, FusionSpec, TextSpec, VisualSpec
+from telme.models.audio import AudioDimensions, AudioStudent
+from telme.models.fusion import ASF, FusionDimensions
+from telme.models.teacher import Teacher, TeacherDimensions
+from telme.models.visual import VisualDimensions, VisualStudent
+from telme.training import checkpoint
+from telme.training.checkpoint import Checkpoint
+from telme.training.errors import TrainingError
+
+S = TypeVar("S", TextSpec, AudioSpec, VisualSpec, FusionSpec)
+
+
+@dataclass(frozen=True)
+class Specifications:
+    """How the four parts' inputs are made."""
+
+    text: TextSpec
+    audio: AudioSpec
+    visual: VisualSpec
+    fusion: FusionSpec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A whole trained model, on the CPU and in evaluation mode.
+
+    checkpoints: part -> what it is and where it comes from.
+    """
+
+    text: Teacher
+    audio: AudioStudent
+    visual: VisualStudent
+    fusion: ASF
+    tokenizer: Tokenizer
+    specifications: Specifications
+    checkpoints: Mapping[str, Checkpoint]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.checkpoints["text"].labels
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Load `run`/{text,audio,visual,fusion}.
+
+        Raises ExportError when the folder holds no run, or a part is missing, damaged, or of another model.
+        """
+        if not run.is_dir():
+            raise ExportError(f"{run} is no run folder; give one that telme-train has written, such as runs/compact.")
+        try:
+            about_text, text = checkpoint.load(run / "text", Teacher, TeacherDimensions)
+            about_audio, audio = checkpoint.load(run / "audio", AudioStudent, AudioDimensions)
+            about_visual, visual = checkpoint.load(run / "visual", VisualStudent, VisualDimensions)
+            about_fusion, fusion = checkpoint.load(run / "fusion", ASF, FusionDimensions)
+        except TrainingError as error:
+            raise ExportError(str(error)) from error
+        checkpoints = {"text": about_text, "audio": about_audio, "visual": about_visual, "fusion": about_fusion}
+        _demand_one_model(run, checkpoints.values())
+        specifications = Specifications(
+            _specification(run, about_text, TextSpec),
+            _specification(run, about_audio, AudioSpec),
+            _specification(run, about_visual, VisualSpec),
+            _specification(run, about_fusion, FusionSpec),
+        )
+        tokenizer = _tokenizer(run / "text" / specifications.text.tokenizer)
+        return cls(text, audio, visual, fusion, tokenizer, specifications, checkpoints)
+
+
+def _demand_one_model(run: Path, checkpoints: Iterable[Checkpoint]) -> None:
+    for what in ("labels", "config"):
+        found = {getattr(about, what): about.part for about in checkpoints}
+        if len(found) > 1:
+            (one, its), (other, others) = list(found.items())[:2]
+            raise ExportError(
+                f"The parts in {run} differ in {what}: {its} has {one}, {others} has {other}; train them together."
+            )
+
+
+def _specification(run: Path, about: Checkpoint, kind: type[S]) -> S:
+    if not isinstance(about.preprocessing, kind):
+        found = type(about.preprocessing).__name__
+        raise ExportError(f"{run} has {found} instead of {kind.__name__} in a part; train its {about.part} part again.")
+    return about.preprocessing
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ExportError(f"{path} is no tokenizer ({error}); train the text part again.") from error
