@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +20,23 @@ Prepared = npt.NDArray[np.uint8]
 MEMORY_BYTES = 64 << 20
 
 
+@dataclass
+class PictureCounters:
+    """What became of the pictures since the stream began."""
+
+    seen: int = 0
+    without_face: int = 0
+    failed: int = 0
+
+
 class Watcher:
     """Prepares frames in a worker thread and keeps the newest of them.
 
-    prepare: frame (H, W, 3) uint8 RGB -> model input uint8, or None where nothing is to be seen.
+    prepare: frame (H, W, 3) uint8 RGB -> model input uint8, or None where no face is to be seen.
     """
 
     def __init__(self, prepare: Callable[[Prepared], Prepared | None], worker: Executor) -> None:
-        self.seen = 0
-        self.without_face = 0
-        self.failed = 0
+        self.counters = PictureCounters()
         self._prepare = prepare
         self._worker = worker
         self._kept: deque[tuple[float, Prepared]] = deque()
@@ -64,16 +72,16 @@ class Watcher:
             return await asyncio.get_running_loop().run_in_executor(self._worker, self._prepare, frame.image)
         except Exception:
             # A picture that the detector cannot digest costs that picture, not the stream.
-            self.failed += 1
-            logger.exception("a picture could not be looked at", extra={"failed": self.failed})
+            self.counters.failed += 1
+            logger.exception("a picture could not be looked at", extra={"failed": self.counters.failed})
             return None
 
     async def _remember(self, time_s: float, prepared: Prepared | None) -> None:
         async with self._advanced:
-            self.seen += 1
+            self.counters.seen += 1
             self._watched_until_s = time_s
             if prepared is None:
-                self.without_face += 1
+                self.counters.without_face += 1
             else:
                 self._kept.append((time_s, prepared))
                 self._kept_bytes += prepared.nbytes

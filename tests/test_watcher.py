@@ -39,7 +39,7 @@ async def test_pictures_without_a_face_are_counted_and_left_out() -> None:
         seen = Watcher(lambda image: image if image[0, 0, 0] % 2 else None, worker)
         await seen.watch(pictures(0.0, 0.1, 0.2, 0.3))
         assert values(await seen.between(0.0, 1.0, wait_s=None)) == [1, 3]
-        assert (seen.seen, seen.without_face) == (4, 2)
+        assert (seen.counters.seen, seen.counters.without_face) == (4, 2)
 
 
 async def test_a_failing_detector_costs_the_picture_and_not_the_stream(caplog: pytest.LogCaptureFixture) -> None:
@@ -52,7 +52,7 @@ async def test_a_failing_detector_costs_the_picture_and_not_the_stream(caplog: p
         seen = Watcher(detect, worker)
         await seen.watch(pictures(0.0, 0.1, 0.2))
         assert values(await seen.between(0.0, 1.0, wait_s=None)) == [0, 2]
-        assert seen.failed == 1
+        assert seen.counters.failed == 1
     assert "could not be looked at" in caplog.text
 
 

@@ -1,0 +1,136 @@
+"""`telme-stream`: emotions in conversation, live, over MQTT."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from streamer import logs
+from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
+from streamer.events import json_schema
+from streamer.mqtt.errors import BrokerError
+from streamer.service import OutputError, serve
+from streamer.signals import SourceError
+from streamer.sources.devices import list_devices
+from streamer.transcriber import TranscriberError
+from streamer.viewer.page import PageError
+from telme.bundle import BundleError
+
+EXIT_CODES = """\
+exit codes:
+  0    the source ended, or the stream was stopped by Ctrl-C or SIGTERM
+  1    an unexpected failure; the log holds the traceback
+  2    a setting, file, device, model, bundle, broker or output cannot be used; one sentence says why
+  130  stopped by a second Ctrl-C, without finishing the utterance in hand
+"""
+
+USER_ERRORS = (BrokerError, BundleError, ConfigurationError, OutputError, PageError, SourceError, TranscriberError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load(_flags(options), file=options.config)
+        if options.print_config:
+            return _print(to_yaml(settings))
+        if options.print_schema:
+            return _print(json.dumps(json_schema(), indent=2) + "\n")
+        if options.list_devices:
+            return _print(list_devices() + "\n")
+        logs.configure(settings.log.level, settings.log.format)
+        asyncio.run(serve(settings))
+    except USER_ERRORS as error:
+        sys.stderr.write(f"telme-stream: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="telme-stream",
+        description="Recognise emotion in conversation, utterance by utterance, and publish it over MQTT.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sources = parser.add_argument_group("sources")
+    sources.add_argument("--media", metavar="FILE|URL", help="media file or stream, with sound and perhaps a picture")
+    sources.add_argument("--fast", action="store_true", default=None, help="read a media file as fast as possible")
+    sources.add_argument("--microphone", metavar="NAME|INDEX", help='"default" is the system\'s own')
+    sources.add_argument(
+        "--camera",
+        metavar="INDEX|PATH|URL",
+        help="a camera; without --microphone the default microphone listens along",
+    )
+    sources.add_argument("--list-devices", action="store_true", help="print microphones and cameras, and exit")
+    models = parser.add_argument_group("models")
+    models.add_argument("--bundle", metavar="DIR", help="recogniser to run; the compact one ships")
+    models.add_argument("--asr", metavar="MODEL", help='faster-whisper name, folder, package:NAME/FOLDER, or "none"')
+    models.add_argument("--language", metavar="CODE", help="spoken language, as in en; null detects it")
+    events = parser.add_argument_group("events")
+    events.add_argument("--mqtt", metavar="URL", help="mqtt://[user@]host[:port] or mqtts://…")
+    events.add_argument("--broker", choices=["embedded"], help="start a broker on loopback and publish there")
+    events.add_argument("--node", metavar="NAME", help="this machine's name in topics")
+    events.add_argument("--stream", metavar="NAME", help="this stream's name in topics")
+    events.add_argument("--json", action="store_true", default=None, help="one event a line on stdout")
+    events.add_argument("--no-transcript", action="store_true", help="keep what was said out of events")
+    events.add_argument("--viewer", metavar="PORT", type=int, help="serve the live page on this loopback port")
+    general = parser.add_argument_group("general")
+    general.add_argument("--config", metavar="FILE", type=Path, help="YAML settings file, as --print-config writes it")
+    general.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting, as in segmentation.hangover_ms=700",
+    )
+    general.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    general.add_argument("--log-format", choices=["human", "json"])
+    general.add_argument("--print-config", action="store_true", help="print all settings, documented, and exit")
+    general.add_argument("--print-schema", action="store_true", help="print the event's JSON Schema, and exit")
+    return parser
+
+
+_SETTING_OF_FLAG = {
+    "media": "sources.media",
+    "fast": "sources.fast",
+    "microphone": "sources.microphone",
+    "camera": "sources.camera",
+    "bundle": "recognition.bundle",
+    "asr": "transcription.model",
+    "language": "transcription.language",
+    "mqtt": "mqtt.url",
+    "broker": "mqtt.broker",
+    "node": "node",
+    "stream": "stream",
+    "json": "output.json_lines",
+    "viewer": "output.viewer_port",
+    "log_level": "log.level",
+    "log_format": "log.format",
+}
+
+
+def _flags(options: argparse.Namespace) -> Tree:
+    def given() -> Iterator[Tree]:
+        for assignment in options.set:
+            yield parse_assignment(assignment)
+        for flag, key in _SETTING_OF_FLAG.items():
+            value = getattr(options, flag)
+            if value is not None:
+                yield nested(key, value)
+        if options.no_transcript:
+            yield nested("output.transcript", False)
+
+    return merge(given())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""One `telme-stream` process from start to end: load, connect, open, run, finish, say goodbye."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from streamer.events import BundleId, EmotionEvent
+from streamer.loop_lag import LoopLag
+from streamer.mqtt.address import Address
+from streamer.mqtt.embedded import EmbeddedBroker
+from streamer.mqtt.info import Info
+from streamer.mqtt.password import read_password
+from streamer.mqtt.publisher import Publisher
+from streamer.mqtt.said import Said
+from streamer.pipeline import Pipeline, Sink
+from streamer.segmenter import Segmenter
+from streamer.settings import StreamSettings
+from streamer.sources.open import open_source
+from streamer.transcriber import Transcriber
+from streamer.vad import make_detector
+from streamer.viewer.page import LivePage
+from streamer.viewer.terminal import TerminalView
+from telme.runtime.recognizer import Recognizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    recognizer: Recognizer
+    transcriber: Transcriber | None
+    segmenter: Segmenter
+
+
+async def serve(settings: StreamSettings) -> None:
+    """Run one stream until its source ends or a signal stops it.
+
+    `online` is published once everything is loaded, warm and open. Raises the parts' own errors
+    (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
+    """
+    async with AsyncExitStack() as parts:
+        publisher = await parts.enter_async_context(connected_publisher(settings))
+        models = await asyncio.to_thread(load_models, settings)
+        manifest = models.recognizer.bundle.manifest
+        source = await parts.enter_async_context(open_source(settings.sources, manifest.visual.rate_hz))
+        sinks = await _local_sinks(settings, parts)
+        if publisher is not None:
+            sinks.append(publisher)
+        pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
+        lag = LoopLag()
+        watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
+        parts.callback(watching_lag.cancel)
+        if publisher is not None:
+            _answer_requests(publisher, pipeline, lag)
+            publisher.ready(_info(settings, models.recognizer))
+        try:
+            await _run_until_signal(pipeline, publisher, settings.stop_s)
+        finally:
+            logger.info("stream ended", extra=status(pipeline, publisher, lag))
+
+
+def load_models(settings: StreamSettings) -> Models:
+    """Load and warm up; takes seconds, so not in the event loop."""
+    recognizer = Recognizer.load(settings.recognition.bundle, threads=settings.recognition.threads)
+    transcriber = Transcriber.load(settings.transcription)
+    recognizer.warm_up()
+    if transcriber is not None:
+        transcriber.warm_up()
+    return Models(recognizer, transcriber, Segmenter(settings.segmentation, make_detector(settings.vad)))
+
+
+@asynccontextmanager
+async def connected_publisher(settings: StreamSettings) -> AsyncIterator[Publisher | None]:
+    """A publisher that the broker has accepted; None where no broker is wanted."""
+    async with AsyncExitStack() as parts:
+        address = settings.mqtt.url
+        if settings.mqtt.broker == "embedded":
+            broker = await parts.enter_async_context(EmbeddedBroker(settings.mqtt.broker_port))
+            address = Address.parse(broker.url)
+            logger.info("embedded broker at %s", broker.url)
+        if address is None:
+            yield None
+            return
+        password = read_password(settings.mqtt.password_file, os.environ)
+        publisher = await parts.enter_async_context(Publisher(settings.mqtt, address, settings.node, password))
+        await publisher.first_connection()
+        yield publisher
+
+
+def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dict[str, Any]:
+    """Everything that is counted, as the request `status` answers it."""
+    p99_ms, max_ms = lag.p99_and_max_ms()
+    return {
+        "paused": pipeline.paused,
+        "speaking": pipeline.segmenter.speaking,
+        "dialogue_turns": len(pipeline.dialogue),
+        "pipeline": dataclasses.asdict(pipeline.counters),
+        "segmenter": dataclasses.asdict(pipeline.segmenter.counters),
+        "pictures": dataclasses.asdict(pipeline.pictures),
+        "source": dataclasses.asdict(pipeline.source.counters),
+        "mqtt": dataclasses.asdict(publisher.status()) if publisher is not None else None,
+        "loop_lag_ms": {"p99": round(p99_ms, 1), "max": round(max_ms, 1)},
+    }
+
+
+class OutputError(Exception):
+    """Events that cannot be written; the message says why."""
+
+
+class JsonLines:
+    """Events as JSON lines on stdout."""
+
+    def publish(self, event: EmotionEvent) -> None:
+        """Raises OutputError when stdout is full or closed."""
+        try:
+            sys.stdout.write(event.to_json() + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write events to stdout: {error.strerror}.") from error
+
+
+async def _local_sinks(settings: StreamSettings, parts: AsyncExitStack) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines() if settings.output.json_lines else TerminalView(Console())]
+    if settings.output.viewer_port is not None:
+        page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
+        logger.info("live page at %s", page.url)
+        sinks.append(page)
+    return sinks
+
+
+def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> None:
+    async def pause() -> None:
+        pipeline.paused = True
+
+    async def resume() -> None:
+        pipeline.paused = False
+
+    async def reset_dialogue() -> None:
+        pipeline.dialogue.reset()
+
+    async def report() -> Mapping[str, Any]:
+        return status(pipeline, publisher, lag)
+
+    def hear(said: Said) -> None:
+        pipeline.hear_robot(said.speaker, said.text)
+
+    publisher.on_request("pause", pause)
+    publisher.on_request("resume", resume)
+    publisher.on_request("reset-dialogue", reset_dialogue)
+    publisher.on_request("status", report)
+    publisher.on_said(hear)
+
+
+def _info(settings: StreamSettings, recognizer: Recognizer) -> Info:
+    manifest = recognizer.bundle.manifest
+    return Info(
+        bundle=BundleId(name=manifest.name, sha256=recognizer.bundle.sha256),
+        labels=manifest.labels,
+        streams=(settings.stream,),
+    )
+
+
+async def _run_until_signal(pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
+    running = asyncio.create_task(pipeline.run(), name="pipeline")
+    waited_for = {running}
+    if publisher is not None:
+        waited_for.add(asyncio.create_task(publisher.failure(), name="mqtt-failure"))
+    stopping = asyncio.Event()
+    waited_for.add(asyncio.create_task(stopping.wait(), name="signal"))
+    try:
+        with _signals(stopping):
+            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if running not in done:
+                await _finish(pipeline, running, stop_s)
+        for task in done:
+            task.result()
+    finally:
+        for task in waited_for:
+            task.cancel()
+        await asyncio.gather(*waited_for, return_exceptions=True)
+
+
+async def _finish(pipeline: Pipeline, running: asyncio.Task[None], stop_s: float) -> None:
+    """Let the utterance in hand become an event, but no longer than `stop_s`."""
+    started = time.monotonic()
+    pipeline.stop()
+    await asyncio.wait({running}, timeout=stop_s)
+    if running.done():
+        running.result()
+    else:
+        logger.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
+
+
+@contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a clean end; a second one ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        logger.info("stopping: finishing the utterance in hand")
+        stopping.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, ask)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
