@@ -99,7 +99,12 @@ class Transcription(_Section):
     compression_max: float = Field(
         2.4, gt=1, description="text that zlib shrinks by more than this factor is rejected as repetition"
     )
-    repeats_max: int = Field(5, ge=1, le=20, description="the same phrase more often than so in a row is rejected")
+    repeats_max: int = Field(
+        3,
+        ge=1,
+        le=20,
+        description="the same phrase more often than so in a row is rejected; one or two words, twice as often",
+    )
 
 
 class Dialogue(_Section):

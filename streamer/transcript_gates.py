@@ -12,6 +12,7 @@ from streamer.settings import Transcription
 
 # Of a longer phrase one word in four may differ between copies: a loop seldom repeats itself to the letter.
 _NEAR_COPY = 0.75
+_SHORT = 2  # words
 # Nobody speaks so fast in any language. Bounds what a loop costs, at some milliseconds a token.
 _TOKENS_PER_S = 25
 # Whisper's decoder has 448 positions, half of them for the text.
@@ -55,9 +56,7 @@ def reason_to_reject(decoded: Decoded, seconds: float, bounds: Transcription) ->
         return f"{decoded.tokens} tokens reach the limit of {limit} for {seconds:.1f} s"
     if (ratio := compression_ratio(decoded.text)) > bounds.compression_max:
         return f"compression ratio {ratio:.1f} above {bounds.compression_max:g}"
-    if (repeats := longest_repetition(decoded.text)) > bounds.repeats_max:
-        return f"a phrase {repeats} times in a row, more than {bounds.repeats_max}"
-    return None
+    return repetition(decoded.text, bounds.repeats_max)
 
 
 def compression_ratio(text: str) -> float:
@@ -66,10 +65,17 @@ def compression_ratio(text: str) -> float:
     return len(raw) / len(zlib.compress(raw))
 
 
-def longest_repetition(text: str) -> int:
-    """How often the most repeated phrase stands in a row, near copies included; 1 for a text without repetition."""
+def repetition(text: str, repeats_max: int) -> str | None:
+    """Why the text is a loop: how often which phrase, near copies included, stands in a row. None when it is none.
+
+    A phrase of one or two words may be repeated twice as often: "no, no, no, no" is how people talk.
+    """
     words = _words(text)
-    return max((_repetitions(words, length) for length in range(1, len(words) // 2 + 1)), default=1)
+    for length in range(1, len(words) // 2 + 1):
+        allowed = 2 * repeats_max if length <= _SHORT else repeats_max
+        if (repeats := _repetitions(words, length)) > allowed:
+            return f"a phrase of length {length} comes {repeats} times in a row, more than {allowed}"
+    return None
 
 
 def _repetitions(words: list[str], length: int) -> int:
