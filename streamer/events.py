@@ -1,9 +1,9 @@
 """The event schema `telme.emotion/1`: what subscribers read."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 SCHEMA: Final = "telme.emotion/1"
 
@@ -12,8 +12,22 @@ Coordinate = Annotated[float, Field(ge=-1, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
 
 
+def _in_utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+# RFC 3339. What comes in another zone goes out in UTC; without a zone a time is refused.
+Moment = Annotated[
+    AwareDatetime,
+    AfterValidator(_in_utc),
+    Field(json_schema_extra={"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"}),
+]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
 
 
 class Latency(_Model):
@@ -66,8 +80,8 @@ class EmotionEvent(_Model):
     revision: int = Field(ge=0)
     start_s: float = Field(ge=0, description="speech begins, seconds since the stream's start")
     end_s: float = Field(ge=0)
-    started_at: datetime = Field(description="`start_s` as wall-clock time, RFC 3339")
-    ended_at: datetime
+    started_at: Moment = Field(description="`start_s` as wall-clock time, RFC 3339, UTC")
+    ended_at: Moment
     end_reason: Literal["silence", "length", "gap", "stream_end"]
     speaker: str
     transcript: Heard | None = Field(description="null when switched off, missing or not believed")
@@ -90,6 +104,6 @@ class EmotionEvent(_Model):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of an event."""
-    schema = EmotionEvent.model_json_schema(by_alias=True)
+    """The JSON Schema (2020-12) of an event as it is published: every field is there, if only as null."""
+    schema = EmotionEvent.model_json_schema(by_alias=True, mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}

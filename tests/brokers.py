@@ -89,15 +89,8 @@ class Mosquitto:
         wait_until(self._database.exists)
 
     def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(number)
-            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
             self._process.wait(PATIENCE_S)
             self._process = None
 
@@ -109,7 +102,7 @@ def running_mosquitto(folder: Path, *options: str) -> Iterator[Mosquitto]:
     try:
         yield broker
     finally:
-        broker.stop()
+        broker.kill()
 
 
 @pytest.fixture

@@ -57,6 +57,13 @@ class Outbox:
         if self._waiting:
             self._drop(len(self._waiting), "the program stops")
 
+    def give_up_delivery(self) -> None:
+        """Drop, count and log the event in delivery too: whether the broker has it is not known."""
+        if self._in_delivery is not None:
+            self._waiting.appendleft(self._in_delivery)
+            self._in_delivery = None
+            self.give_up()
+
     def _drop(self, count: int, reason: str) -> None:
         for _ in range(count):
             self._waiting.popleft()

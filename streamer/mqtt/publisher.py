@@ -118,6 +118,7 @@ class Publisher:
         await asyncio.wait({self._keeping}, timeout=_LAST_WORD_S)
         self._keeping.cancel()
         (outcome,) = await asyncio.gather(self._keeping, return_exceptions=True)
+        self._outbox.give_up_delivery()
         if isinstance(outcome, Exception) and exc is None:
             raise outcome
 
