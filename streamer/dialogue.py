@@ -1,15 +1,10 @@
-"""The rolling context that the text teacher reads, and what others may add to it."""
+"""The rolling context that the text teacher reads."""
 
 import unicodedata
 from collections import deque
-from typing import Annotated, Self
-
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from streamer import settings
 from telme.features.text import Turn
-
-PAYLOAD_BYTES_MAX = 16 * 1024
 
 
 class Dialogue:
@@ -54,39 +49,6 @@ class Dialogue:
     def _turn(self, speaker: str, text: str) -> Turn:
         """The end of a long text matters most: that is where the speaker has arrived."""
         return Turn(speaker, _printable(text)[-self._bounds.text_max_chars :].strip())
-
-
-class DialogueAdd(BaseModel):
-    """What arrives on `telme/<node>/dialogue/add`: a turn that no source hears, as what the robot said itself.
-
-    speaker: None is the robot.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-    speaker: settings.Name | None = None
-
-    @classmethod
-    def parse(cls, payload: bytes) -> Self:
-        """Read a payload: a JSON object with these fields, or else plain text in UTF-8.
-
-        Raises ValueError with one sentence that says what is wrong with it.
-        """
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise ValueError(f"the payload has {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"the payload is not UTF-8 at byte {error.start}") from None
-        try:
-            if text.lstrip().startswith("{"):
-                return cls.model_validate_json(text)
-            return cls(text=text)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "payload"
-            raise ValueError(f"the {where} is not valid: {first['msg']}") from None
 
 
 def _printable(text: str) -> str:
