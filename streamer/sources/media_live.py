@@ -4,10 +4,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
+from av.packet import Packet
 
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, VideoFrame
 from streamer.sources.backoff import Backoff
@@ -20,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 SOUND_KEPT = 1500  # chunks, about 30 s, for a reader that falls behind; older sound is lost and counted
 PICTURES_KEPT = 4
+WAITED_S = 0.005  # reading a packet that is there already takes far less
+EARLY_MAX = 2000  # packets, some 20 s, that a server may send at once to a new client
 
 
 class LiveMedia:
@@ -67,31 +72,30 @@ class LiveMedia:
 
     def _run(self, container: InputContainer) -> None:
         connection: InputContainer | None = container
-        start_s = 0.0
         try:
             while connection is not None:
                 with connection:
-                    self._receive(connection, start_s)
-                connection, start_s = self._reconnect()
+                    self._receive(connection)
+                connection = self._reconnect()
         except Exception as error:  # a fault of ours: the readers must not take it for the end
             self._sound.end(error)
             self._pictures.end(error)
             raise
 
-    def _receive(self, container: InputContainer, start_s: float) -> None:
-        """Hand over what comes until the connection breaks. `start_s`: where it begins on the stream clock."""
-        zero_s = (container.start_time or 0) / 1e6 - start_s
-        sound = SoundDecoder(self._name, zero_s, self.counters, self._position)
-        pictures = PictureDecoder(self._name, zero_s, self._grid)
+    def _receive(self, container: InputContainer) -> None:
+        """Hand over what comes until the connection breaks."""
         picture = picture_stream(container)
-        streams = [container.streams.audio[0], *([picture] if picture else [])]
+        packets = container.demux(*(s for s in (container.streams.audio[0], picture) if s is not None))
+        sound: SoundDecoder | None = None
         try:
-            for packet in container.demux(*streams):
+            early, zero_s = self._align(packets, container.start_time)
+            sound = SoundDecoder(self._name, zero_s, self.counters, self._position)
+            pictures = PictureDecoder(self._name, zero_s, self._grid)
+            for packet in chain(early, packets):
                 if self._stopping.is_set():
                     return
                 if packet.stream is not picture:
-                    for chunk in sound.feed(packet):
-                        self._hear(chunk)
+                    self._hear(sound.feed(packet))
                 elif self._watched:
                     for frame in pictures.feed(packet):
                         self._pictures.push(frame)
@@ -101,15 +105,37 @@ class LiveMedia:
             _log.warning("%s delivered nothing for %.1f s", self._name, self._stall_s)
         except FFmpegError as error:
             _log.warning("%s broke after %.1f s: %s", self._name, self._now_s(), error.strerror)
-        for chunk in sound.finish():
-            self._hear(chunk)
+        if sound is not None:
+            self._hear(sound.finish())
 
-    def _reconnect(self) -> tuple[InputContainer | None, float]:
-        """A new connection and the stream's time at its begin; no connection when stopped."""
+    def _align(self, packets: "Iterator[Packet[Any]]", start_us: int | None) -> "tuple[list[Packet[Any]], float]":
+        """The packets that wait already, and the container's timestamp that is the stream's start, in seconds.
+
+        start_us: the container's first timestamp, if it is known. The first connection begins the stream. On a
+        later one, the packet that had to be waited for is the newest there is: it is from this moment of the stream.
+        """
+        start_s = None if start_us is None else start_us / 1e6
+        early = []
+        asked_s = time.monotonic()
+        for packet in packets:
+            early.append(packet)
+            arrived_s = time.monotonic()
+            if packet.dts is not None:
+                newest_s = float(packet.dts * packet.time_base)
+                start_s = newest_s if start_s is None else start_s
+                if self._position == 0:
+                    return early, start_s
+                if arrived_s - asked_s > WAITED_S or len(early) >= EARLY_MAX:
+                    # Nothing may begin before the end of what was heard already.
+                    return early, min(newest_s - self._now_s(), start_s - self._position / SAMPLE_RATE_HZ)
+            asked_s = arrived_s
+        return early, (start_s or 0.0) - self._now_s()
+
+    def _reconnect(self) -> InputContainer | None:
+        """A new connection; None when stopped."""
         for pause_s in self._backoff.pauses_s():
             if self._stopping.wait(pause_s):
                 break
-            start_s = self._now_s()
             try:
                 container = connect(self._address, self._stall_s)
             except FFmpegError as error:
@@ -117,18 +143,19 @@ class LiveMedia:
                 continue
             if container.streams.audio:
                 self.counters.reopened += 1
-                _log.warning("%s is back after %.1f s", self._name, start_s - self._position / SAMPLE_RATE_HZ)
-                return container, start_s
+                _log.warning("%s is back after %.1f s", self._name, time.monotonic() - self._heard_at)
+                return container
             container.close()
-        return None, 0.0
+        return None
 
     def _now_s(self) -> float:
         return self._position / SAMPLE_RATE_HZ + time.monotonic() - self._heard_at
 
-    def _hear(self, chunk: AudioChunk) -> None:
-        self._position = chunk.end
-        self._heard_at = time.monotonic()
-        self._sound.push(chunk)
+    def _hear(self, chunks: Iterable[AudioChunk]) -> None:
+        for chunk in chunks:
+            self._position = chunk.end
+            self._heard_at = time.monotonic()
+            self._sound.push(chunk)
 
     def _drop_chunk(self, chunk: AudioChunk) -> None:
         self.counters.overruns += 1
