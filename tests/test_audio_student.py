@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import BertConfig, Data2VecAudioConfig, Data2VecAudioModel
 
 from telme.bundle import AudioSpec
 from telme.corpora import waveforms
@@ -19,7 +20,7 @@ from telme.corpora.records import Utterance
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.models.audio import AudioDimensions, AudioStudent, Data2VecDimensions, WhisperDimensions
-from telme.models.sources import locate
+from telme.models.sources import SourceError, locate
 from telme.models.whisper import WhisperEncoder
 from telme.models.whisper_weights import EncoderWeights, WeightsError, read_variables
 from telme.training import checkpoint
@@ -172,6 +173,26 @@ def test_onnx_runtime_says_the_same_for_other_batches_and_lengths(dimensions: Au
         found = session.run(["vector", "logits"], {"features": inputs[0].numpy(), "mask": inputs[1].numpy()})
         for ours, theirs in zip(expected, found, strict=True):
             np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-4)
+
+
+def test_data2vec_says_what_transformers_own_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = Data2VecAudioModel(Data2VecAudioConfig(**DATA2VEC.config)).eval()
+    theirs.save_pretrained(tmp_path)
+    student = AudioStudent.pretrained(str(tmp_path), 8, 7).eval()
+    samples = torch.randn(2, 8000)
+    with torch.inference_mode():
+        hidden, real = student.backbone(samples, torch.ones(2, 8000, dtype=torch.bool))
+        torch.testing.assert_close(hidden, theirs(samples).last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert real.all()
+
+
+def test_an_unknown_or_unfit_backbone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=str(tmp_path)):
+        AudioStudent.pretrained(str(tmp_path), 8, 7)
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match="is a bert"):
+        AudioStudent.pretrained(str(tmp_path), 8, 7)
 
 
 def variable(name: bytes, shape: list[int], type_id: int, values: bytes) -> bytes:

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, Data2VecAudioModel
+from transformers import AutoConfig, Data2VecAudioConfig, Data2VecAudioModel
 
 from telme.models.data2vec import Data2VecEncoder
-from telme.models.sources import locate
+from telme.models.sources import SourceError, locate
 from telme.models.whisper import WhisperEncoder
 from telme.models.whisper_weights import MODEL_FILE, EncoderWeights
 
@@ -134,7 +134,15 @@ def _pretrained_encoder(
         if layers is not None:
             weights = weights.first(layers)
         return WhisperDimensions(weights.mel_bins, weights.width, weights.layers, weights.heads), weights.state
-    config = AutoConfig.from_pretrained(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{source} is no Whisper model for faster-whisper, no folder of transformers and not to be had from the "
+            "model hub; correct the name, or give a folder."
+        ) from error
+    if config.model_type != Data2VecAudioConfig.model_type:
+        raise SourceError(f"{source} is a {config.model_type}; give a data2vec-audio or a Whisper model.")
     if layers is not None:
         config.num_hidden_layers = layers
     model = Data2VecAudioModel.from_pretrained(source, config=config, dtype=torch.float32)
