@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]
 
-RESET_AFTER_S: Final = 30
-"""Silence after which the detector is reset: recurrent networks drift in endless streams."""
+RESET_AFTER_S: Final = 300
+"""Age of the detector's state at which it is reset, in the next silence.
+
+A recurrent network may drift in an endless stream. But what it remembers of the voices so far is what tells
+them from voices in the background, so it is not reset after each utterance: docs/segmentation.md has figures.
+"""
 
 
 @dataclass
@@ -155,8 +159,8 @@ class Segmenter:
         self._rest: Samples = np.zeros(0, np.float32)  # received, but less than a frame
         self._recent: deque[bool] = deque(maxlen=self._start // self._frame + 1)  # one frame may be missing
         self._speech: _Speech | None = None
-        self._idle = 0  # samples since the last utterance or reset
         self._detector.reset()
+        self._reset_at = position
 
     def _bridge(self, start: int) -> list[Utterance]:
         received = self._tape.end + len(self._rest)
@@ -210,10 +214,9 @@ class Segmenter:
             self._speech = _Speech(max(start - self._pre_roll, self._tape.start), start, now)
             return
         self._tape.forget(now - len(self._recent) * self._frame - self._pre_roll)
-        self._idle += self._frame
-        if self._idle >= RESET_AFTER_S * SAMPLE_RATE_HZ and not any(self._recent):
+        if now - self._reset_at >= RESET_AFTER_S * SAMPLE_RATE_HZ and not any(self._recent):
             self._detector.reset()
-            self._idle = 0
+            self._reset_at = now
 
     def _extend(self, speech: _Speech) -> None:
         """Within an utterance: one more frame of speech, perhaps after a pause."""
@@ -240,13 +243,11 @@ class Segmenter:
     def _close(self, speech: _Speech, reason: EndReason) -> list[Utterance]:
         """Ends an utterance after which there is silence, or nothing."""
         self._await_speech()
-        self._detector.reset()
         return self._emit(speech, min(speech.end + self._post_roll, self._tape.end), reason)
 
     def _await_speech(self) -> None:
         self._speech = None
         self._recent.clear()
-        self._idle = 0
 
     def _emit(self, speech: _Speech, audio_end: int, reason: EndReason) -> list[Utterance]:
         """The utterance, taken off the tape; none if there is too little speech in it."""

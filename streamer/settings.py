@@ -46,8 +46,8 @@ class Vad(_Section):
     """Voice activity detection."""
 
     engine: Literal["webrtc", "silero"] = Field("silero", description="webrtc costs less, silero errs less in noise")
-    aggressiveness: int = Field(2, ge=0, le=3, description="webrtc only: 3 rejects the most non-speech")
-    threshold: float = Field(0.5, gt=0, lt=1, description="silero only: probability from which a frame is speech")
+    aggressiveness: int = Field(3, ge=0, le=3, description="webrtc only: 3 rejects the most non-speech")
+    threshold: float = Field(0.4, gt=0, lt=1, description="silero only: probability from which a frame is speech")
 
 
 class Segmentation(_Section):
@@ -55,7 +55,7 @@ class Segmentation(_Section):
 
     start_ms: int = Field(90, ge=10, le=2000, description="so much speech begins an utterance")
     hangover_ms: int = Field(500, ge=50, le=5000, description="so much silence ends it")
-    pre_roll_ms: int = Field(300, ge=0, le=2000, description="sound kept from before the detected start")
+    pre_roll_ms: int = Field(400, ge=0, le=2000, description="sound kept from before the detected start")
     post_roll_ms: int = Field(
         200, ge=0, le=2000, description="sound kept from after the detected end; never more than the hangover"
     )

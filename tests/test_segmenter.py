@@ -295,12 +295,14 @@ class TestState:
             assert segmenter.speaking == (seen[-1] is not None)
         assert seen == [None] * 12 + [100 * MS] * 17 + [None] * 11
 
-    def test_detector_is_reset_after_an_utterance_and_in_long_silence_only(self) -> None:
+    def test_detector_is_reset_in_the_first_silence_when_its_state_is_old(self) -> None:
         detector = Scripted()
         segmenter = Segmenter(SETTINGS, detector)
-        segmenter.push(AudioChunk(0, stream((100, "-"), (100, "s"), (100, "-"), (2 * RESET_AFTER_S * 1000 + 90, "-"))))
-        assert detector.resets[-3:] == [30, 30 + RESET_AFTER_S * 100, 30 + 2 * RESET_AFTER_S * 100]
-        assert set(detector.resets[:-3]) == {0}
+        quiet_ms, age_ms = 1000 * RESET_AFTER_S - 300, 1000 * RESET_AFTER_S
+        segmenter.push(AudioChunk(0, stream((quiet_ms, "-"), (500, "s"), (100, "-"), (age_ms + 100, "-"))))
+        endpoint = (quiet_ms + 500 + 100) // 10
+        first = endpoint + 1
+        assert [n for n in detector.resets if n] == [first, first + age_ms // 10]
 
     @pytest.mark.parametrize("kind", ["s", "-"])
     def test_memory_is_bounded(self, kind: str) -> None:
