@@ -51,11 +51,11 @@ def test_a_wrong_address_is_refused_with_what_is_wrong(url: str, says: str) -> N
         Address.parse(url)
 
 
-@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=6, max_size=12))
+@given(st.text("0123456789%+._~", min_size=6, max_size=12))
 def test_a_password_is_refused_and_not_repeated(password: str) -> None:
     with pytest.raises(ValueError, match="TELME_MQTT_PASSWORD") as refusal:
         Address.parse(f"mqtt://user:{password}@host")
-    assert password not in str(refusal.value).replace("TELME_MQTT_PASSWORD", "").replace("mqtt.password_file", "")
+    assert password not in str(refusal.value)
 
 
 @given(st.text(max_size=60))
