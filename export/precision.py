@@ -100,8 +100,7 @@ def _eight_bits(weight: TensorProto, readers: Sequence[NodeProto]) -> _Replaceme
 def quantized(values: Float32, axis: int) -> tuple[npt.NDArray[np.int8], Float32]:
     """Symmetric int8 with one scale per slice along `axis`: values is about int8 * scale, int8 in [-127, 127]."""
     others = tuple(i for i in range(values.ndim) if i != axis)
-    scales = np.abs(values).max(axis=others, keepdims=True) / 127
-    scales[scales == 0] = 1
+    scales = np.maximum(np.abs(values).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
     return np.rint(values / scales).astype(np.int8), scales.reshape(-1).astype(np.float32)
 
 

@@ -1,0 +1,294 @@
+"""telme-export: a trained run becomes a bundle that answers alike, or no bundle at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from export import bundle as exporter
+from export import parity
+from export.cli import main
+from export.errors import ExportError
+from export.parity import Answer
+from export.precision import quantized
+from export.samples import COUNT, Samples
+from export.trained import Trained
+from telme.bundle import Bundle, Precision
+from telme.features.text import Turn
+from telme.runtime.recognizer import Inputs, Recognizer
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run.write(tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every precision in it. Weights this small and random suffer from int8, so the demands are off."""
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    licence = tmp_path_factory.mktemp("licences") / "nobody.txt"
+    licence.write_text("Do what you like.")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "demand", lambda *_: None)
+        exporter.export(
+            run,
+            folder,
+            corpora,
+            precisions={"text": "int8", "audio": "int8-dynamic", "visual": "fp16", "fusion": "fp32"},
+            licences=[licence],
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(run: Path, corpora: Path) -> Samples:
+    return Samples.read(corpora, Trained.read(run).specifications.visual)
+
+
+@pytest.fixture
+def inputs_read_once(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a test the seconds that reading the corpora takes."""
+    monkeypatch.setattr(Samples, "read", lambda *_: samples)
+
+
+@pytest.fixture
+def broken(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run to break."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The sentence with which the command ends."""
+    assert main([str(argument) for argument in arguments]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("telme-export: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.corpora
+def test_the_bundle_says_how_far_it_strays(exported: Path) -> None:
+    manifest = Bundle.open(exported).manifest
+    assert manifest.calibration.fused == 1.5
+    assert manifest.training.corpora == ("MELD", "RAVDESS")
+    assert len(manifest.training.scores) == 4
+    for _, part in manifest.parts.named():
+        assert part.parity is not None
+        assert part.parity.items == COUNT
+    assert manifest.parts.fusion.parity is not None
+    assert manifest.parts.fusion.parity.max_abs_error < 1e-4
+
+
+@pytest.mark.corpora
+def test_shapes_and_ranges_stand_in_the_manifest(exported: Path) -> None:
+    inputs = {tensor.name: tensor for tensor in Bundle.open(exported).manifest.parts.audio.inputs}
+    assert inputs["features"].shape == ("batch", 80, "steps")
+    assert inputs["features"].ranges == {"batch": (1, 32), "steps": (10, 400)}
+    assert inputs["mask"].dtype == "bool"
+
+
+@pytest.mark.corpora
+@pytest.mark.parametrize("name", ["text", "audio", "visual", "fusion"])
+def test_parts_are_single_files_without_traces_of_the_machine(exported: Path, name: str) -> None:
+    path = exported / f"{name}.onnx"
+    onnx.checker.check_model(path)
+    content = path.read_bytes()
+    assert str(Path(exporter.__file__).parents[1]).encode() not in content
+    assert b".py" not in content
+
+
+@pytest.mark.corpora
+def test_the_card_and_the_licences_travel_along(exported: Path) -> None:
+    card = (exported / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for words in ("non-commercial", "AI Act", "MELD", "RAVDESS", "random numbers", "0.050 to 0.150", "int8"):
+        assert words in card
+    assert (exported / "licences" / "nobody.txt").read_text() == "Do what you like."
+    assert {document.file for document in Bundle.open(exported).manifest.documents} == {
+        "MODEL_CARD.md",
+        "licences/nobody.txt",
+    }
+
+
+@pytest.mark.corpora
+def test_a_batch_answers_as_its_items_do_in_every_precision(exported: Path) -> None:
+    recognizer = Recognizer.load(exported)
+    random = np.random.default_rng(0)
+    items = [
+        Inputs(
+            text=[Turn("a", "oh no, what is that?"), Turn("b", "the " * n)] if n % 3 else None,
+            audio=random.standard_normal(8000 * n).astype(np.float32) / 10 if n % 2 else None,
+            frames=[random.integers(0, 255, (16, 16), np.uint8) for _ in range(n)] if n != 5 else None,
+        )
+        for n in range(1, 8)
+    ]
+    together = recognizer.recognize_batch(items)
+    for item, among_others in zip(items, together, strict=True):
+        alone = recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
+        assert alone.modalities == among_others.modalities
+        assert alone.scores == pytest.approx(among_others.scores, abs=1e-5)
+
+
+@pytest.mark.corpora
+@pytest.mark.slow
+@pytest.mark.usefixtures("inputs_read_once")
+def test_a_bundle_is_replaced_by_a_new_one(run: Path, exported: Path, corpora: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    (output / "left-over").touch()
+    fp32 = "text=fp32,audio=fp32,visual=fp32,fusion=fp32"
+    assert main([str(run), "--output", str(output), "--corpora", str(corpora), "--precision", fp32]) == 0
+    parts = Bundle.open(output).manifest.parts
+    assert all(part.precision == "fp32" for _, part in parts.named())
+    assert all(part.parity is not None and part.parity.max_abs_error < 1e-4 for _, part in parts.named())
+    assert not (output / "left-over").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.corpora
+@pytest.mark.usefixtures("inputs_read_once")
+def test_an_export_that_strays_writes_nothing(
+    run: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.LIMITS, "fp16", parity.Limits(min_cosine=1.1, argmax_agreement=1.0))
+    message = refused(capsys, run, "--output", tmp_path / "bundle", "--corpora", corpora, "--precision", "text=fp16")
+    assert "The text part in fp16 strays from the trained one" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.corpora
+@pytest.mark.usefixtures("inputs_read_once")
+def test_a_full_disk_leaves_the_old_bundle(
+    run: Path,
+    exported: Path,
+    corpora: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    before = Bundle.open(output).sha256
+    save = onnx.save
+    monkeypatch.setattr(onnx, "save", lambda model, path: save(model, "/dev/full"))  # real ENOSPC, on Linux
+    assert "No space left on device" in refused(capsys, run, "--output", output, "--corpora", corpora)
+    assert Bundle.open(output).sha256 == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_not_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no run folder" in refused(capsys, tmp_path / "nothing", "--output", tmp_path / "bundle")
+    assert "run telme-train" in refused(capsys, tmp_path, "--output", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("part", ["text", "audio", "visual", "fusion"])
+def test_a_missing_part(broken: Path, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(broken / part)
+    message = refused(capsys, broken, "--output", tmp_path / "bundle")
+    assert str(broken / part) in message
+    assert not (tmp_path / "bundle").exists()
+
+
+def _truncate_weights(run: Path) -> None:
+    path = run / "audio" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _other_shapes(run: Path) -> None:
+    _edit(run, "visual", lambda about: about["architecture"].update(vector=9))
+
+
+def _other_labels(run: Path) -> None:
+    _edit(run, "fusion", lambda about: about["labels"].reverse())
+
+
+def _other_run(run: Path) -> None:
+    _edit(run, "fusion", lambda about: about.update(config="large"))
+
+
+def _other_kind_of_input(run: Path) -> None:
+    shutil.copyfile(run / "audio" / "checkpoint.json", run / "about.json")
+    kind = json.loads((run / "about.json").read_text())["preprocessing"]
+    _edit(run, "visual", lambda about: about.update(preprocessing=kind))
+
+
+def _no_tokenizer(run: Path) -> None:
+    (run / "text" / "tokenizer.json").write_text("{}")
+
+
+def _edit(run: Path, part: str, change: Callable[[dict[str, object]], object]) -> None:
+    path = run / part / "checkpoint.json"
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_truncate_weights, "do not fit"),
+        (_other_shapes, "do not fit"),
+        (_other_labels, "differ in labels"),
+        (_other_run, "differ in config"),
+        (_other_kind_of_input, "AudioSpec instead of VisualSpec"),
+        (_no_tokenizer, "is no tokenizer"),
+    ],
+)
+def test_parts_that_do_not_fit(
+    broken: Path, damage: Callable[[Path], None], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(broken)
+    assert words in refused(capsys, broken, "--output", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_no_corpora(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, run, "--output", tmp_path / "bundle", "--corpora", tmp_path)
+    assert "real inputs" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_something_else(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("the only copy")
+    assert "exists and is no bundle" in refused(capsys, run, "--output", tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_output_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "Cannot write the bundle" in refused(capsys, run, "--output", tmp_path / "file" / "bundle")
+
+
+@pytest.mark.parametrize("text", ["text", "text=int4", "face=int8", "text=int8;audio=int8"])
+def test_unknown_precision(run: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, run, "--output", tmp_path / "bundle", "--precision", text)
+    assert "--precision cannot be" in message
+    assert "int8-dynamic" in message
+
+
+def test_licences_that_are_not_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no .txt" in refused(capsys, run, "--output", tmp_path / "bundle", "--licences", tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-dynamic"])
+def test_demands(precision: Precision) -> None:
+    said = [Answer(np.eye(4, dtype=np.float32)[i], np.eye(4, dtype=np.float32)[i]) for i in range(4)]
+    parity.demand("text", precision, parity.compare(said, said))
+    others = [said[0], said[1], said[3], said[2]]
+    with pytest.raises(ExportError, match=r"50.0% of 4 items"):
+        parity.demand("text", precision, parity.compare(said, others))
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (6, 5), elements=st.floats(-1e4, 1e4, width=32)), st.sampled_from([0, 1]))
+def test_int8_is_off_by_at_most_half_a_step(values: np.ndarray, axis: int) -> None:
+    integers, scales = quantized(values, axis)
+    steps = np.expand_dims(scales, 1 - axis)
+    assert np.abs(integers.astype(np.int32)).max() <= 127
+    assert np.all(np.abs(integers * steps - values) <= steps * 0.501)
