@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from telme.training.errors import TrainingError
@@ -28,7 +29,7 @@ def prepare_face_detector(source: Path, target: Path) -> None:
     try:
         model = onnx.load(source)
         _open_shapes(model.graph)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, DecodeError) as error:
         raise TrainingError(f"{source} is not CenterFace's ONNX file ({error}); take it from {SOURCE}.") from error
     _halve_weights(model.graph)
     onnx.checker.check_model(model)
