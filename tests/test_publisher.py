@@ -165,18 +165,26 @@ asyncio.run(main())
 """
 
 
+async def availability_when_killed(url: str, subscriber: Subscriber) -> list[str]:
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, url, cwd=Path(__file__).parent)
+    try:
+        await subscriber.wait_for("/availability")
+    finally:
+        child.kill()
+        await child.wait()
+    await subscriber.wait_for("/availability", 2)
+    return payloads(subscriber, "/availability")
+
+
 async def test_a_crash_says_offline(mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port) as subscriber:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD, mosquitto.url, cwd=Path(__file__).parent
-        )
-        try:
-            await subscriber.wait_for("/availability")
-        finally:
-            child.kill()
-            await child.wait()
-        await subscriber.wait_for("/availability", 2)
-    assert payloads(subscriber, "/availability") == ["online", "offline"]
+        assert await availability_when_killed(mosquitto.url, subscriber) == ["online", "offline"]
+
+
+async def test_a_crash_says_offline_on_the_embedded_broker() -> None:
+    async with EmbeddedBroker(0) as broker:
+        with Subscriber(Address.parse(broker.url).port, protocol=paho.MQTTv311) as subscriber:
+            assert await availability_when_killed(broker.url, subscriber) == ["online", "offline"]
 
 
 async def test_nothing_is_lost_when_the_broker_is_killed_while_events_are_under_way(mosquitto: Mosquitto) -> None:
@@ -202,6 +210,24 @@ async def test_nothing_is_lost_when_the_broker_is_killed_while_events_are_under_
     assert (status.published, status.dropped, status.reconnects) == (30, 0, 1)
     # Said again on the new connection; the broker itself says offline only for a client that it lost.
     assert payloads(subscriber, "/availability")[:2] == ["online", "online"]
+
+
+async def test_nothing_is_lost_when_the_broker_freezes(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        async with online(mosquitto.url, Mqtt(connect_timeout_s=0.3)) as connected:
+            connected.publish(emotion_event(0))
+            await subscriber.wait_for("/main/arousal")
+            mosquitto.send(signal.SIGSTOP)
+            for number in range(1, 10):
+                connected.publish(emotion_event(number))
+            await until(lambda: not connected.status().connected)
+            await asyncio.sleep(1)
+            mosquitto.send(signal.SIGCONT)
+            await until(lambda: "event-9" in ids(payloads(subscriber, "/main/utterance")))
+            await until(lambda: connected.status().waiting == 0)
+            assert connected.status().dropped == 0
+    heard = dict.fromkeys(ids(payloads(subscriber, "/main/utterance")))
+    assert list(heard) == [f"event-{number}" for number in range(10)]
 
 
 @asynccontextmanager
