@@ -6,16 +6,20 @@ arithmetic; real speech through the real engines shows that the arithmetic is ap
 
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
+from typing import Literal
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.segmenter import RESET_AFTER_S, Segmenter
-from streamer.settings import Segmentation
+from streamer.settings import Segmentation, Vad
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
 from streamer.utterance import EndReason, Utterance
+from streamer.vad import make_detector
 
 FRAME = 160  # 10 ms: every setting is a whole number of frames
 MS = SAMPLE_RATE_HZ // 1000
@@ -387,6 +391,61 @@ class TestAnyStream:
             run = run + 1 if voiced else 0
             if run * 10 >= settings.start_ms:
                 assert covered[(n + 1 - run) * FRAME : (n + 1) * FRAME].all()
+
+
+@pytest.mark.corpora
+class TestRealSpeech:
+    """Clips amid digital silence. Where their speech begins and ends is read off their envelopes."""
+
+    CLIPS = (
+        ("clips/grid_bbaf2n.mpg", 0.99, 2.24),
+        ("clips/grid_brbk7n.mpg", 0.53, 2.04),
+        ("clips/grid_lbbc2a.mpg", 0.39, 1.97),
+        ("clips/grid_swiz3n.mpg", 0.63, 2.72),
+        ("emodb/audio/03a01Fa.flac", 0.11, 1.76),
+        ("ravdess/audio/03-01-03-01-01-01-08.flac", 1.03, 2.55),
+        ("ravdess/audio/03-01-04-01-02-02-12.flac", 1.04, 2.60),
+    )
+    SHOUTED = ("ravdess/audio/03-01-05-02-01-01-01.flac", 1.03, 3.02)
+
+    @pytest.mark.parametrize(("clip", "start_s", "end_s"), CLIPS)
+    def test_start_and_end(self, corpora: Path, clip: str, start_s: float, end_s: float) -> None:
+        (u,) = self.utterances(corpora / clip, Vad())
+        assert u.start_s == pytest.approx(1 + start_s, abs=0.15)
+        assert u.end_s == pytest.approx(1 + end_s, abs=0.15)
+
+    @pytest.mark.parametrize("engine", ["webrtc", "silero"])
+    @pytest.mark.parametrize(("clip", "start_s", "end_s"), [*CLIPS, SHOUTED])
+    def test_first_word_is_not_clipped(
+        self, corpora: Path, engine: Literal["webrtc", "silero"], clip: str, start_s: float, end_s: float
+    ) -> None:
+        (u,) = self.utterances(corpora / clip, Vad(engine=engine))
+        first, last = audio_ms(u)
+        assert first / 1000 <= 1 + start_s
+        assert last / 1000 >= 1 + end_s
+
+    def test_sentences_of_a_speech(self, corpora: Path) -> None:
+        found = self.utterances(corpora / "clips" / "jfk.flac", Vad())
+        assert [u.start_s for u in found] == pytest.approx([1.32, 4.28, 6.41, 9.18], abs=0.15)
+        assert [u.end_s for u in found[:3]] == pytest.approx([3.12, 5.30, 8.54], abs=0.15)
+
+    @staticmethod
+    def utterances(clip: Path, vad: Vad) -> list[Utterance]:
+        second = np.zeros(SAMPLE_RATE_HZ, np.float32)
+        sound = np.concatenate((second, read(clip), second))
+        segmenter = Segmenter(Segmentation(), make_detector(vad))
+        found = segmenter.push(AudioChunk(0, sound)) + segmenter.flush(EndReason.STREAM_END)
+        assert_sound(found, sound)
+        return found
+
+
+def read(clip: Path) -> np.ndarray:
+    """(n,) float32, 16 kHz mono."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+    with av.open(str(clip)) as container:
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
 def without_samples(u: Utterance) -> tuple[object, ...]:
