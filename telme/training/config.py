@@ -114,6 +114,7 @@ class FusionSettings(_Section):
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     missing_share: float = Field(0.3, ge=0, lt=1, description="how often sound, and how often picture, is left out")
+    bf16_encoding: bool = Field(False, description="encode the training split in bfloat16; scores stay exact")
     unmatched_share: float = Field(0.15, ge=0, lt=1, description="how often either shows something else than the text")
     schedule: Schedule
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -43,19 +45,18 @@ class TextPart:
 
     def __init__(self, folder: Path) -> None:
         """folder: of the text part. Raises TrainingError when it is missing or damaged."""
-        self.about, self._model = checkpoint.load(folder, Teacher, TeacherDimensions)
+        self.about, model = checkpoint.load(folder, Teacher, TeacherDimensions)
         spec = self.about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
         self._prompter = Prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        self._model = _Vectors(model)
 
-    @torch.inference_mode()
-    def encode(self, utterances: Sequence[Utterance]) -> Encodings:
+    def encode(self, utterances: Sequence[Utterance], bf16: bool = False) -> Encodings:
         prompts = [self._prompter.encode(utterance.turns) for utterance in utterances]
-        vectors = torch.zeros(len(prompts), self._model.dimensions.vector)
+        vectors = torch.zeros(len(prompts), self._model.size)
         for places in bucketed([len(prompt) for prompt in prompts], _AT_ONCE):
-            input_ids, attention_mask = self._prompter.batch([prompts[place] for place in places])
-            vectors[places], _ = self._model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
+            vectors[places] = self._model(self._prompter.batch([prompts[place] for place in places]), bf16)
         return Encodings(vectors, _truth(utterances))
 
 
@@ -64,21 +65,21 @@ class AudioPart:
 
     def __init__(self, folder: Path) -> None:
         """folder: of the audio part. Raises TrainingError when it is missing or damaged."""
-        self.about, self._model = checkpoint.load(folder, AudioStudent, AudioDimensions)
+        self.about, model = checkpoint.load(folder, AudioStudent, AudioDimensions)
         spec = self.about.preprocessing
         if not isinstance(spec, AudioSpec):
             raise ValueError(f"{folder} is no audio part")
         self.spec = spec
         self._features = AudioFeatures(spec)
+        self._model = _Vectors(model)
 
-    @torch.inference_mode()
-    def encode(self, clips: Sequence[Clip]) -> Encodings:
+    def encode(self, clips: Sequence[Clip], bf16: bool = False) -> Encodings:
         """Clips too short to be heard are left out."""
         heard = [(clip, features) for clip in clips if (features := self._features.extract(clip.samples)) is not None]
-        vectors = torch.zeros(len(heard), self._model.dimensions.vector)
+        vectors = torch.zeros(len(heard), self._model.size)
         for places in bucketed([features.shape[-1] for _, features in heard], _AT_ONCE):
             batch = self._features.batch([heard[place][1] for place in places])
-            vectors[places], _ = self._model(torch.from_numpy(batch.features), torch.from_numpy(batch.mask))
+            vectors[places] = self._model((batch.features, batch.mask), bf16)
         return Encodings(vectors, _truth([clip.utterance for clip, _ in heard]))
 
 
@@ -87,20 +88,38 @@ class VisualPart:
 
     def __init__(self, folder: Path) -> None:
         """folder: of the visual part. Raises TrainingError when it is missing or damaged."""
-        self.about, self._model = checkpoint.load(folder, VisualStudent, VisualDimensions)
+        self.about, model = checkpoint.load(folder, VisualStudent, VisualDimensions)
         spec = self.about.preprocessing
         if not isinstance(spec, VisualSpec):
             raise ValueError(f"{folder} is no visual part")
         self.spec = spec
+        self._model = _Vectors(model)
 
-    @torch.inference_mode()
-    def encode(self, stills: Stills) -> Encodings:
+    def encode(self, stills: Stills, bf16: bool = False) -> Encodings:
         """Every face is an utterance of one frame."""
-        vectors = []
+        vectors = torch.zeros(len(stills), self._model.size)
         for start in range(0, len(stills), _AT_ONCE):
             batch = pad([[picture] for picture in stills.pictures[start : start + _AT_ONCE]], self.spec)
-            vectors.append(self._model(torch.from_numpy(batch.frames), torch.from_numpy(batch.mask))[0])
-        return Encodings(torch.cat(vectors), stills.truth)
+            vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
+        return Encodings(vectors, stills.truth)
+
+
+class _Vectors:
+    """A frozen part on the fastest device at hand, asked for its vectors alone."""
+
+    def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
+        self._device = Accelerator().device
+        self._model = model.to(self._device).eval()
+        self.size = model.dimensions.vector
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
+        """inputs: as `forward` takes them. bf16: calculate in bfloat16. Returns (B, d) float32, on the CPU."""
+        tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+            vectors, _ = self._model(*tensors)
+        result: Tensor = vectors.float().cpu()
+        return result
 
 
 def _truth(utterances: Sequence[Utterance]) -> npt.NDArray[np.int64]:

@@ -80,7 +80,7 @@ def train(config: TrainingConfig) -> None:
         AudioPart(config.folder / "audio"),
         VisualPart(config.folder / "visual"),
     )
-    material = encode(config, text, audio, visual)
+    material = encode(config, settings, text, audio, visual)
     torch.manual_seed(config.seed)
     sizes = material["train"]
     dimensions = FusionDimensions(
@@ -113,7 +113,9 @@ def train(config: TrainingConfig) -> None:
     log.info("fusion written to %s", folder)
 
 
-def encode(config: TrainingConfig, text: TextPart, audio: AudioPart, visual: VisualPart) -> dict[Split, Material]:
+def encode(
+    config: TrainingConfig, settings: FusionSettings, text: TextPart, audio: AudioPart, visual: VisualPart
+) -> dict[Split, Material]:
     """Every split of the corpora as the trained parts see it."""
     if config.audio is None:
         raise TrainingError(f"The configuration {config.name} has no section `audio`, which names the speech to pair.")
@@ -124,14 +126,16 @@ def encode(config: TrainingConfig, text: TextPart, audio: AudioPart, visual: Vis
         for name in config.audio.corpora
         for clip in waveforms.load(name, CORPORA[name](config.corpora / name).utterances, audio.spec.min_s)
     ]
-    return {
-        split: Material(
-            text.encode(dialogues.split(split)),
-            audio.encode(labelled(select(clips, split))),
-            visual.encode(Stills(faces, split, visual.spec)),
+    material = {}
+    for split in SPLITS:
+        bf16 = settings.bf16_encoding and split == "train"
+        material[split] = Material(
+            text.encode(dialogues.split(split), bf16),
+            audio.encode(labelled(select(clips, split)), bf16),
+            visual.encode(Stills(faces, split, visual.spec), bf16),
         )
-        for split in SPLITS
-    }
+        log.info("%s: encoded", split)
+    return material
 
 
 def pair(material: Material, pairing: Pairing, random: np.random.Generator) -> Batch:
