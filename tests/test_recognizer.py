@@ -1,0 +1,276 @@
+"""The bundle that ships, on real speech, real faces and made-up dialogue."""
+
+import math
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telme import bundle as bundles
+from telme.bundle import Bundle, BundleError
+from telme.features.text import Turn
+from telme.labels import MELD
+from telme.runtime.encoders import Encoded, Frame
+from telme.runtime.recognition import Recognition
+from telme.runtime.recognizer import Inputs, Recognizer, log_softmax
+
+ROOT = Path(__file__).parents[1]
+CONVERSATION = ROOT / "demo" / "conversation.mp4"
+
+BAD_NEWS = (Turn("a", "How was your day?"), Turn("b", "My grandmother died this morning. I can't stop crying."))
+GOOD_NEWS = (Turn("a", "So? Did you get the job?"), Turn("b", "Yes! I got it! I am so happy, this is wonderful!"))
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> Recognizer:
+    return Recognizer.load()
+
+
+@pytest.fixture(scope="session")
+def speech() -> npt.NDArray[np.float32]:
+    """Six seconds of two people talking, 16 kHz."""
+    with av.open(str(CONVERSATION)) as container:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
+        chunks = [chunk.to_ndarray()[0] for frame in container.decode(audio=0) for chunk in resampler.resample(frame)]
+    return np.concatenate(chunks)[: 6 * 16_000]
+
+
+@pytest.fixture(scope="session")
+def frames(recognizer: Recognizer) -> list[Frame]:
+    """Faces from the picture of the same file."""
+    with av.open(str(CONVERSATION)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][::10]
+    prepared = [face for picture in pictures[:12] if (face := recognizer.prepare_frame(picture)) is not None]
+    assert prepared
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def every_combination(speech: npt.NDArray[np.float32], frames: list[Frame]) -> list[Inputs]:
+    """All seven ways in which modalities can be there, with lengths that differ."""
+    found = []
+    for number, (text, audio, visual) in enumerate(product([True, False], repeat=3)):
+        if text or audio or visual:
+            turns = (GOOD_NEWS, BAD_NEWS)[number % 2]
+            found.append(
+                Inputs(
+                    turns[-1 - number % 2 :] if text else None,
+                    speech[: 9_000 * (number + 1)] if audio else None,
+                    frames[: number + 1] if visual else None,
+                )
+            )
+    return found
+
+
+def recognize(recognizer: Recognizer, item: Inputs) -> Recognition:
+    return recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
+
+
+def assert_alike(one: Recognition, other: Recognition, tolerance: float = 1e-4) -> None:
+    assert one.modalities == other.modalities
+    assert one.scores == pytest.approx(other.scores, abs=tolerance)
+    for modality, scores in one.modality_scores.items():
+        assert scores == pytest.approx(other.modality_scores[modality], abs=tolerance)
+
+
+def test_an_answer_is_a_distribution_over_the_bundles_labels(
+    recognizer: Recognizer, every_combination: list[Inputs]
+) -> None:
+    for item in every_combination:
+        answer = recognize(recognizer, item)
+        present = {
+            name
+            for name, value in {"text": item.text, "audio": item.audio, "visual": item.frames}.items()
+            if value is not None
+        }
+        assert answer.modalities == present
+        assert set(answer.elapsed_ms) == present | ({"fusion"} if "text" in present else set())
+        assert all(elapsed > 0 for elapsed in answer.elapsed_ms.values())
+        for scores in (answer.scores, *answer.modality_scores.values()):
+            assert tuple(scores) == MELD
+            assert math.fsum(scores.values()) == pytest.approx(1)
+        assert answer.confidence == max(answer.scores.values()) == answer.scores[answer.emotion]
+        assert -1 <= answer.valence <= 1
+        assert -1 <= answer.arousal <= 1
+
+
+def test_good_and_bad_news(recognizer: Recognizer) -> None:
+    assert recognizer.recognize(text=GOOD_NEWS).emotion == "joy"
+    assert recognizer.recognize(text=BAD_NEWS).emotion == "sadness"
+
+
+def test_a_batch_answers_as_its_items_do(recognizer: Recognizer, every_combination: list[Inputs]) -> None:
+    batch = every_combination * 6  # more than a part sees at once
+    for item, among_others in zip(batch, recognizer.recognize_batch(batch), strict=True):
+        assert_alike(recognize(recognizer, item), among_others)
+
+
+def test_an_empty_batch(recognizer: Recognizer) -> None:
+    assert recognizer.recognize_batch([]) == []
+
+
+def test_stages_make_the_same_answer(
+    recognizer: Recognizer, speech: npt.NDArray[np.float32], frames: list[Frame]
+) -> None:
+    staged = recognizer.fuse(
+        text=recognizer.encode_text(BAD_NEWS),
+        audio=recognizer.encode_audio(speech),
+        visual=recognizer.encode_visual(frames),
+    )
+    assert_alike(staged, recognizer.recognize(text=BAD_NEWS, audio=speech, frames=frames), 1e-6)
+
+
+def test_many_threads_get_the_same_answers(recognizer: Recognizer, every_combination: list[Inputs]) -> None:
+    alone = [recognize(recognizer, item) for item in every_combination]
+    with ThreadPoolExecutor(8) as pool:
+        crowded = list(pool.map(lambda item: recognize(recognizer, item), every_combination * 8))
+    for number, answer in enumerate(crowded):
+        assert_alike(answer, alone[number % len(alone)], 1e-6)
+
+
+def test_sound_and_picture_shift_a_text_only_so_far(
+    recognizer: Recognizer, speech: npt.NDArray[np.float32], frames: list[Frame]
+) -> None:
+    alone = recognizer.recognize(text=BAD_NEWS)
+    together = recognizer.recognize(text=BAD_NEWS, audio=speech, frames=frames)
+    assert alone.scores != together.scores
+    assert alone.modality_scores["text"] == pytest.approx(together.modality_scores["text"], abs=1e-6)
+
+
+def test_without_text_the_students_average(
+    recognizer: Recognizer, speech: npt.NDArray[np.float32], frames: list[Frame]
+) -> None:
+    answer = recognizer.recognize(audio=speech, frames=frames)
+    heads = [np.log(list(scores.values())) for scores in answer.modality_scores.values()]
+    expected = np.exp(log_softmax(np.mean(heads, axis=0)))
+    assert list(answer.scores.values()) == pytest.approx(expected)
+    heard = recognizer.recognize(audio=speech)
+    assert heard.scores == pytest.approx(heard.modality_scores["audio"])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Inputs(),
+        Inputs(text=[]),
+        Inputs(text=[Turn("a", "Hello."), Turn("b", " \t\n")]),
+        Inputs(audio=np.zeros(100, np.float32)),
+        Inputs(audio=np.zeros(0, np.float32)),
+        Inputs(frames=[]),
+    ],
+)
+def test_nothing_to_recognise(recognizer: Recognizer, item: Inputs) -> None:
+    with pytest.raises(ValueError, match="there is nothing to recognise"):
+        recognize(recognizer, item)
+    with pytest.raises(ValueError, match="there is nothing to recognise"):
+        recognizer.recognize_batch([Inputs(text=GOOD_NEWS), item])
+
+
+@pytest.mark.parametrize("audio", [np.zeros((2, 8000), np.float32), np.zeros(8000, np.int16)])
+def test_audio_of_another_form(recognizer: Recognizer, audio: npt.NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match="one channel of floats"):
+        recognizer.recognize(audio=audio)
+
+
+def test_silence_and_endless_speech_are_recognised(recognizer: Recognizer, speech: npt.NDArray[np.float32]) -> None:
+    assert recognizer.recognize(audio=np.zeros(16_000, np.float32)).modalities == {"audio"}
+    assert recognizer.recognize(audio=np.tile(speech, 10)).modalities == {"audio"}
+
+
+def test_a_picture_without_a_face_counts_as_missing(recognizer: Recognizer) -> None:
+    assert recognizer.prepare_frame(np.zeros((120, 160, 3), np.uint8)) is None
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.builds(Turn, st.text(max_size=5), st.text(max_size=300)), min_size=1, max_size=30))
+def test_any_dialogue_is_recognised_or_refused(recognizer: Recognizer, turns: list[Turn]) -> None:
+    encoded = recognizer.encode_text(turns)
+    assert encoded is None or np.isfinite(encoded.logits).all()
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=9))
+def test_log_softmax_is_a_log_distribution(logits: list[float]) -> None:
+    found = log_softmax(np.array(logits, np.float32))
+    assert np.exp(found).sum() == pytest.approx(1)
+    assert np.argmax(found) in np.flatnonzero(found == found.max())
+
+
+def test_temperatures_flatten_scores(recognizer: Recognizer) -> None:
+    bundle = recognizer.bundle
+    calibration = bundle.manifest.calibration.model_copy(update={"text": 100.0, "fused": 100.0})
+    manifest = bundle.manifest.model_copy(update={"calibration": calibration})
+    flat = Recognizer.load(Bundle(bundle.folder, manifest, bundle.sha256)).recognize(text=GOOD_NEWS)
+    sharp = recognizer.recognize(text=GOOD_NEWS)
+    assert flat.emotion == sharp.emotion
+    assert flat.confidence < sharp.confidence
+    assert flat.modality_scores["text"]["joy"] < 0.3
+
+
+def test_a_backend_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"There is no backend 'tensorrt'.*choose one of auto, onnxruntime"):
+        Recognizer.load(backend="tensorrt")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundles.COMPACT, tmp_path / "bundle"))
+
+
+def test_a_damaged_part_is_never_loaded(copy: Path) -> None:
+    with (copy / "audio.onnx").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff\x00\xff")
+    with pytest.raises(BundleError, match=r"audio part of .* is damaged"):
+        Recognizer.load(copy)
+
+
+def test_a_part_that_is_no_model(copy: Path) -> None:
+    bundle = Bundle.open(copy)
+    (copy / "text.onnx").write_bytes(b"not a model")
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
+        Recognizer.load(bundle)
+
+
+def test_a_part_that_is_another_model(copy: Path) -> None:
+    bundle = Bundle.open(copy)
+    parts = bundle.manifest.parts
+    swapped = parts.model_copy(update={"text": parts.text.model_copy(update={"file": parts.audio.file})})
+    other = Bundle(copy, bundle.manifest.model_copy(update={"parts": swapped}), bundle.sha256)
+    with pytest.raises(BundleError, match=r"has inputs .* the manifest says"):
+        Recognizer.load(other)
+
+
+def test_warming_up_takes_every_part(recognizer: Recognizer) -> None:
+    recognizer.warm_up()
+
+
+def test_encoded_vectors_have_the_size_that_the_fusion_reads(
+    recognizer: Recognizer, speech: npt.NDArray[np.float32]
+) -> None:
+    encoded = recognizer.encode_audio(speech)
+    assert isinstance(encoded, Encoded)
+    shapes = {tensor.name: tensor.shape for tensor in recognizer.bundle.manifest.parts.fusion.inputs}
+    assert encoded.vector.shape == shapes["audio_vector"][1:]
+    assert encoded.logits.shape == (len(MELD),)
+    assert recognizer.fuse(audio=replace(encoded, elapsed_ms=3.0)).elapsed_ms == {"audio": 3.0}
+
+
+def test_the_bench_runs() -> None:
+    process = subprocess.run(
+        [sys.executable, ROOT / "bench" / "recognition.py", "--repeats", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "resident memory" in process.stdout
