@@ -65,7 +65,7 @@ class TerminalView:
         self._show(None)
         self._writer.join(_LAST_BLOCKS_S)
         if self.dropped:
-            logger.warning("the terminal was too slow", extra={"dropped_blocks": self.dropped})
+            logger.warning("the terminal took not all of the events", extra={"not_shown": self.dropped})
 
     def publish(self, event: EmotionEvent) -> None:
         """Show an event; returns at once."""
@@ -84,7 +84,8 @@ class TerminalView:
     def _write(self) -> None:
         while (block := self._waiting.get()) is not None:
             try:
-                _print(self._console, block)
+                self._console.file.write(_rendered(block, self._console))
+                self._console.file.flush()
             except OSError as error:
                 logger.warning("the terminal is gone (%s); events are shown no more", error.strerror)
                 return
@@ -94,21 +95,27 @@ def to_svg(events: Iterable[EmotionEvent], title: str = "telme-stream") -> str:
     """The view of some events as an SVG picture."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for event in events:
-        _print(console, _block(event))
+        console.print(_block(event))
     return console.export_svg(title=title)
 
 
-def _print(console: Console, block: RenderableType) -> None:
-    """Print no wider than the view is made for; in characters that the console's encoding has."""
-    width = min(console.width, WIDTH)
-    if not console.options.ascii_only:
-        console.print(block, width=width)
-        return
-    with console.capture() as captured:
-        console.print(block, width=width)
-    text = captured.get().translate(_PLAIN)
-    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
-    console.file.flush()
+def _rendered(block: RenderableType, console: Console) -> str:
+    """The block as the console would show it, no wider than the view is made for.
+
+    Not by the console itself, which ends the program when its pipe breaks.
+    """
+    paper = Console(
+        file=io.StringIO(),
+        force_terminal=console.is_terminal,
+        color_system=console.color_system,  # type: ignore[arg-type]  # rich gives its own names as plain strings
+        width=min(console.width, WIDTH),
+    )
+    with paper.capture() as captured:
+        paper.print(block)
+    text = captured.get()
+    if console.options.ascii_only:
+        text = text.translate(_PLAIN)
+    return text.encode(console.encoding, "replace").decode(console.encoding)
 
 
 def _block(event: EmotionEvent) -> RenderableType:
