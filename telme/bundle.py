@@ -183,6 +183,10 @@ class Manifest(_Model):
             raise ValueError("labels must differ from one another")
         if self.visual.kind == "face_crops" and self.parts.face_detector is None:
             raise ValueError("visual.kind is face_crops, so parts.face_detector is needed")
+        for name, part in self.parts.named():
+            for output in part.outputs:
+                if output.name == "logits" and output.shape[-1] != len(self.labels):
+                    raise ValueError(f"parts.{name} has {output.shape[-1]} logits for {len(self.labels)} labels")
         if not len(self.visual.mean) == len(self.visual.std) == self.visual.channels:
             raise ValueError("visual.mean and visual.std need one value per channel")
         return self

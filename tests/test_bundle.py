@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
             "bytes": path.stat().st_size,
             "precision": "int8",
             "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3], "ranges": {"batch": [1, 32]}}],
-            "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 7]}],
         }
     for name in ("tokenizer.json", "MODEL_CARD.md"):
         (tmp_path / name).write_text("{}")
@@ -154,6 +154,7 @@ def test_unknown_key(folder: Path) -> None:
         ("labels", ["anger", "bliss"]),
         ("parts.text.sha256", "0" * 63),
         ("parts.text.precision", "int4"),
+        ("parts.text.outputs", [{"name": "logits", "dtype": "float32", "shape": ["batch", 6]}]),
         ("fusion.beta", 0),
         ("fusion.beta", "NaN"),
         ("visual.kind", "face_crops"),
