@@ -71,7 +71,7 @@ def test_a_pipe_gets_plain_text_with_everything_in_it() -> None:
         "audio    –",
         "visual   –",
         "valence  ······│··●··· +0.50",
-        "arousal  ····●·│······ -0.25",
+        "arousal  ·····●│······ -0.25",
         "600 ms after the last word",
         "endpoint 500 queue 1 text 20",
     ):
