@@ -15,6 +15,7 @@ from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, SourceE
 from streamer.sources.backoff import Backoff
 from streamer.sources.devices import DEFAULT_MICROPHONE, MicrophoneInfo, find_microphone, portaudio
 from streamer.sources.handover import Handover
+from streamer.sources.losses import Losses
 from streamer.sources.resample import Resampler
 from streamer.sources.ring import Block, BlockRing
 
@@ -47,7 +48,8 @@ class Microphone:
         self._backoff = backoff
         self._stopping = threading.Event()
         self._resampler = Resampler(SAMPLE_RATE_HZ)
-        # (index on the stream clock, the machine's time at which that sample was captured)
+        # The end of the newest block, as an index on the stream clock, and when it arrived. What drivers say about
+        # the age of a block is not used: a sound server that was restarted is wrong about it by up to a second.
         self._anchor = (0, time.monotonic())
 
     async def __aenter__(self) -> Self:
@@ -75,8 +77,8 @@ class Microphone:
 
     def now_s(self) -> float:
         """The stream clock at this moment, in seconds; from any thread."""
-        index, captured_s = self._anchor
-        return index / SAMPLE_RATE_HZ + time.monotonic() - captured_s
+        index, arrived_s = self._anchor
+        return index / SAMPLE_RATE_HZ + time.monotonic() - arrived_s
 
     def _run(self, capture: "Capture | None") -> None:
         try:
@@ -106,13 +108,15 @@ class Microphone:
     def _listen(self, capture: "Capture") -> bool:
         """Hand over what comes until it stops coming; whether anything came."""
         opened_s = time.monotonic()
+        losses = Losses(capture.rate_hz)
         last: Block | None = None
         while not self._stopping.wait(POLL_S):
             while (block := capture.ring.read()) is not None:
                 if last is None:
                     self._begin(capture, block)
-                else:
-                    self._account_for_loss(capture, last, block)
+                lost = losses.before(block)
+                if lost:
+                    self._skip(capture, lost)
                 self._hear(capture, block)
                 last = block
             if not capture.active:
@@ -134,8 +138,8 @@ class Microphone:
             _log.info('listening to microphone "%s" at %d Hz', capture.info.name, capture.rate_hz)
             self._resampler = Resampler(capture.rate_hz)
             return
-        index, captured_s = self._anchor
-        away = round((block.arrived_s - block.age_s - captured_s) * SAMPLE_RATE_HZ)
+        index, arrived_s = self._anchor
+        away = round((block.arrived_s - arrived_s - len(block.samples) / capture.rate_hz) * SAMPLE_RATE_HZ)
         start = max(end, index + away)
         self.counters.reopened += 1
         self.counters.lost_samples += start - end
@@ -147,12 +151,8 @@ class Microphone:
         )
         self._resampler = Resampler(capture.rate_hz, start)
 
-    def _account_for_loss(self, capture: "Capture", last: Block, block: Block) -> None:
-        """Move the clock on by what the device or the ring lost between two blocks."""
-        if not block.overflowed and not block.skipped:
-            return
-        missing_s = block.captured_s - last.captured_s - len(last.samples) / capture.rate_hz
-        lost = max(block.skipped, round(missing_s * capture.rate_hz))
+    def _skip(self, capture: "Capture", lost: int) -> None:
+        """Move the clock on by samples that were lost, at the device's rate."""
         for chunk in self._resampler.finish():
             self._chunks.push(chunk)
         lost_samples = round(lost * SAMPLE_RATE_HZ / capture.rate_hz)
@@ -164,8 +164,7 @@ class Microphone:
     def _hear(self, capture: "Capture", block: Block) -> None:
         for chunk in self._resampler.feed(block.samples):
             self._chunks.push(chunk)
-        captured_s = block.arrived_s - block.age_s + len(block.samples) / capture.rate_hz
-        self._anchor = (self._resampler.position, captured_s)
+        self._anchor = (self._resampler.position, block.arrived_s)
 
     def _drop(self, chunk: AudioChunk) -> None:
         self.counters.overruns += 1
@@ -202,10 +201,7 @@ class Capture:
 
     def on_block(self, samples: npt.NDArray[np.float32], frames: int, times: Any, status: Any) -> None:
         """Called in PortAudio's own thread, which must not wait: copy and return."""
-        age_s = times.currentTime - times.inputBufferAdcTime
-        if not 0 < age_s < 1:  # some drivers give no times
-            age_s = frames / self.rate_hz
-        self.ring.write(samples, time.monotonic(), times.inputBufferAdcTime, age_s, bool(status.input_overflow))
+        self.ring.write(samples, time.monotonic(), times.inputBufferAdcTime, bool(status.input_overflow))
 
     def close(self) -> bool:
         """Close the device; False if that hangs, as it can when a sound server dies."""

@@ -13,7 +13,6 @@ class Block:
     samples: (n, channels) float32.
     arrived_s: when, on the machine's monotonic clock.
     captured_s: when its first sample was captured, on the device's clock.
-    age_s: of its first sample, on arrival.
     overflowed: the device lost samples just before this block.
     skipped: samples just before this block that found the ring full.
     """
@@ -21,7 +20,6 @@ class Block:
     samples: npt.NDArray[np.float32]
     arrived_s: float
     captured_s: float
-    age_s: float
     overflowed: bool
     skipped: int
 
@@ -36,7 +34,7 @@ class BlockRing:
         """Room for `slots` blocks of at most `frames` samples of `channels` channels."""
         self._samples = np.zeros((slots, frames, channels), np.float32)
         self._frames = np.zeros(slots, np.int64)
-        self._times = np.zeros((slots, 3), np.float64)
+        self._times = np.zeros((slots, 2), np.float64)
         self._overflowed = np.zeros(slots, np.bool_)
         self._skipped = np.zeros(slots, np.int64)
         self._slots = slots
@@ -44,9 +42,7 @@ class BlockRing:
         self._written = 0
         self._read = 0
 
-    def write(
-        self, samples: npt.NDArray[np.float32], arrived_s: float, captured_s: float, age_s: float, overflowed: bool
-    ) -> None:
+    def write(self, samples: npt.NDArray[np.float32], arrived_s: float, captured_s: float, overflowed: bool) -> None:
         """Copy a block; a full ring skips it and tells so with the next one."""
         frames = len(samples)
         if self._written - self._read == self._slots:
@@ -55,7 +51,7 @@ class BlockRing:
         slot = self._written % self._slots
         self._samples[slot, :frames] = samples
         self._frames[slot] = frames
-        self._times[slot] = arrived_s, captured_s, age_s
+        self._times[slot] = arrived_s, captured_s
         self._overflowed[slot] = overflowed
         self._skipped[slot] = self._skipping
         self._skipping = 0
@@ -66,12 +62,11 @@ class BlockRing:
         if self._read == self._written:
             return None
         slot = self._read % self._slots
-        arrived_s, captured_s, age_s = self._times[slot].tolist()
+        arrived_s, captured_s = self._times[slot].tolist()
         block = Block(
             samples=self._samples[slot, : self._frames[slot]].copy(),
             arrived_s=arrived_s,
             captured_s=captured_s,
-            age_s=age_s,
             overflowed=bool(self._overflowed[slot]),
             skipped=int(self._skipped[slot]),
         )
