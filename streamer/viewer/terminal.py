@@ -9,6 +9,7 @@ import math
 import queue
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -51,7 +52,7 @@ class TerminalView:
     def __init__(self, console: Console) -> None:
         self.dropped = 0
         self._console = console
-        self._waiting: queue.Queue[RenderableType | None] = queue.Queue(_WAITING_MAX)
+        self._waiting: queue.Queue[EmotionEvent | str | None] = queue.Queue(_WAITING_MAX)
         self._writer = threading.Thread(target=self._write, name="terminal", daemon=True)
 
     def __enter__(self) -> Self:
@@ -62,27 +63,29 @@ class TerminalView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """What waits is written first, unless the terminal has stopped."""
-        self._show(None)
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=_LAST_BLOCKS_S)
         self._writer.join(_LAST_BLOCKS_S)
         if self.dropped:
             logger.warning("the terminal took not all of the events", extra={"not_shown": self.dropped})
 
     def publish(self, event: EmotionEvent) -> None:
         """Show an event; returns at once."""
-        self._show(_block(event))
+        self._show(event)
 
     def status(self, line: str) -> None:
         """Show a line about the stream itself, such as its source or its broker; returns at once."""
-        self._show(Text(line, style="dim"))
+        self._show(line)
 
-    def _show(self, block: RenderableType | None) -> None:
+    def _show(self, shown: EmotionEvent | str) -> None:
         try:
-            self._waiting.put_nowait(block)
+            self._waiting.put_nowait(shown)
         except queue.Full:
             self.dropped += 1
 
     def _write(self) -> None:
-        while (block := self._waiting.get()) is not None:
+        while (shown := self._waiting.get()) is not None:
+            block = _block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
             try:
                 self._console.file.write(_rendered(block, self._console))
                 self._console.file.flush()
