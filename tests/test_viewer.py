@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import shutil
 import socket
 import sys
 import threading
@@ -21,7 +22,7 @@ from streamer.events import EmotionEvent, Heard, ModalityScores
 from streamer.viewer.page import LivePage, PageError
 from streamer.viewer.terminal import TerminalView, to_svg
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")  # None is the browser that playwright installs
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
