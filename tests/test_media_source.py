@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from devices.network import live_url
+from devices.network import file_server, live_url
 from devices.reading import Reading, read_all, reading
 
 from streamer.settings import Sources
@@ -289,6 +289,42 @@ async def test_a_reader_that_stops_leaves_no_thread(corpora: Path) -> None:
     async with reading(media(corpora / "clips" / "grid_bbaf2n.mpg", fast=False)) as got:
         await got.until(lambda: len(got.frames) >= 2)
     assert not [thread for thread in threading.enumerate() if "decoder" in thread.name]
+
+
+@pytest.mark.corpora
+async def test_a_chunk_comes_when_the_frames_before_its_end_have_been_dealt_with(corpora: Path) -> None:
+    """However slowly: that is what makes events independent of pace and machine."""
+    dealt_with = 0
+
+    async def watch(source: Source) -> None:
+        nonlocal dealt_with
+        async for _ in source.frames():
+            await asyncio.sleep(0.01)
+            dealt_with += 1
+
+    async with media(corpora / "clips" / "grid_bbaf2n.mpg") as source, asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch(source))
+        async for chunk in source.audio():
+            assert dealt_with == min(15, -(-chunk.end * RATE_HZ // SAMPLE_RATE_HZ))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "wav"])
+async def test_a_file_behind_a_url_is_a_file(tmp_path: Path, suffix: str) -> None:
+    """Formats with and without a duration of their own."""
+    clip = tmp_path / f"clip.{suffix}"
+    picture = [] if suffix == "wav" else ["-f", "lavfi", "-i", f"{PICTURE}:duration=1"]
+    ffmpeg(*picture, "-f", "lavfi", "-i", f"{TONE}:duration=1", clip)
+    with file_server(tmp_path) as server:
+        async with (source := media(server.url + clip.name)):
+            assert not source.live
+        assert_same(await read_all(media(server.url + clip.name)), await read_all(media(clip)))
+
+
+async def test_a_live_url_without_picture_has_no_frames(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", f"{TONE}:duration=2", tmp_path / "tone.wav")
+    with live_url(tmp_path / "tone.wav") as server:
+        async with media(server.url) as source:
+            assert [frame async for frame in source.frames()] == []
 
 
 async def test_a_cover_image_is_no_picture(tmp_path: Path) -> None:

@@ -64,8 +64,11 @@ def connect(address: str, stall_s: float) -> InputContainer:
 
 
 def is_live(address: str, container: InputContainer) -> bool:
-    """Whether the stream goes on without us: a live scheme, or an HTTP stream that has no length."""
-    return is_url(address) and (urlsplit(address).scheme in LIVE_SCHEMES or container.duration is None)
+    """Whether the stream goes on without us: by its scheme, or because it has neither duration nor size."""
+    if not is_url(address):
+        return False
+    sized = container.size > 0 and container.format.name != "hls"  # the size of a playlist says nothing
+    return urlsplit(address).scheme in LIVE_SCHEMES or (container.duration is None and not sized)
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:

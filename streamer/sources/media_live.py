@@ -47,6 +47,7 @@ class LiveMedia:
         self._grid = FrameGrid(rate_hz)
         self._sound: Handover[AudioChunk] = Handover(SOUND_KEPT, self._drop_chunk)
         self._pictures: Handover[VideoFrame] = Handover(PICTURES_KEPT, self._drop_frame)
+        self._has_picture = picture_stream(container) is not None
         self._watched = False
         self._position = 0  # end of the sound so far, an index on the stream clock
         self._heard_at = time.monotonic()  # when it came
@@ -66,6 +67,8 @@ class LiveMedia:
             yield chunk
 
     async def frames(self) -> AsyncIterator[VideoFrame]:
+        if not self._has_picture:
+            return
         self._watched = True
         async for frame in self._pictures:
             yield frame

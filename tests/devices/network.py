@@ -60,6 +60,13 @@ def live_url(video: Path) -> Server:
     return Server(port, f"http://127.0.0.1:{port}/live.ts", [sys.executable, str(script), str(port), str(video)])
 
 
+def file_server(folder: Path) -> Server:
+    """Each file of `folder`, with its length, under its name."""
+    port = _free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)]
+    return Server(port, f"http://127.0.0.1:{port}/", command)
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
