@@ -11,7 +11,7 @@ STREAM := $(BIN)/telme-stream --broker embedded --set mqtt.broker_port=0 --asr $
 .PHONY: demo test test-fast check clean
 
 demo: $(VENV)/demo.installed
-	@echo "A conversation between two people (sound and picture; GRID corpus):"
+	@echo "A conversation of six people (sound and picture; GRID corpus):"
 	@$(STREAM) --media demo/conversation.mp4
 	@echo "Acted anger, joy and sadness (sound only; RAVDESS):"
 	@$(STREAM) --media demo/acted.flac

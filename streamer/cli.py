@@ -10,8 +10,9 @@ from pathlib import Path
 from streamer import logs
 from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
 from streamer.events import json_schema
+from streamer.json_lines import OutputError
 from streamer.mqtt.errors import BrokerError
-from streamer.service import OutputError, serve
+from streamer.service import serve
 from streamer.signals import SourceError
 from streamer.sources.devices import list_devices
 from streamer.transcriber import TranscriberError

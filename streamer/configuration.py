@@ -98,7 +98,8 @@ def _from_yaml(file: Path) -> Tree:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"The settings file {file} is not UTF-8 text.") from error
     except (yaml.YAMLError, RecursionError) as error:
-        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        where = f" at line {mark.line + 1}" if mark else ""
         raise ConfigurationError(f"The settings file {file} is not valid YAML{where}.") from error
     if tree is None:
         return {}

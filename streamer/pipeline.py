@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -137,9 +137,9 @@ class Pipeline:
         """Listen no further, finish what was heard, and let `run` return."""
         self._stop.set()
 
-    def hear_robot(self, speaker: str, text: str) -> None:
-        """Take what the robot itself said into the dialogue."""
-        self.dialogue.add(speaker, text, self._now / SAMPLE_RATE_HZ)
+    def hear(self, speaker: str | None, text: str) -> None:
+        """Take what no source hears into the dialogue; without a speaker, the robot itself said it."""
+        self.dialogue.add(speaker or self._settings.dialogue.robot, text, self._now / SAMPLE_RATE_HZ)
 
     async def _listen(self) -> None:
         """Chunks -> utterances."""
@@ -147,13 +147,13 @@ class Pipeline:
         try:
             async with aclosing(_until(self._stop, self.source.audio(), gap_s)) as chunks:
                 async for chunk in chunks:
-                    await self._hear(chunk)
+                    await self._take(chunk)
             for utterance in self.segmenter.flush(EndReason.STREAM_END):
                 await self._enqueue(utterance)
         finally:
             await self._backlog.close()
 
-    async def _hear(self, chunk: AudioChunk | None) -> None:
+    async def _take(self, chunk: AudioChunk | None) -> None:
         if chunk is None:
             utterances = self.segmenter.flush(EndReason.GAP)
         elif self.paused:
@@ -275,7 +275,7 @@ class Pipeline:
 
 async def _until(
     stop: asyncio.Event, chunks: AsyncIterator[AudioChunk], silence_s: float | None
-) -> AsyncIterator[AudioChunk | None]:
+) -> AsyncGenerator[AudioChunk | None, None]:
     """The chunks until they end or `stop` is set; None each time that none came for `silence_s` seconds."""
     stopped = asyncio.create_task(stop.wait(), name="stop")
     arriving = asyncio.ensure_future(anext(chunks))

@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from streamer.events import BundleId, EmotionEvent
+from streamer.events import BundleId
+from streamer.json_lines import JsonLines
 from streamer.loop_lag import LoopLag
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
@@ -112,24 +113,13 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
     }
 
 
-class OutputError(Exception):
-    """Events that cannot be written; the message says why."""
-
-
-class JsonLines:
-    """Events as JSON lines on stdout."""
-
-    def publish(self, event: EmotionEvent) -> None:
-        """Raises OutputError when stdout is full or closed."""
-        try:
-            sys.stdout.write(event.to_json() + "\n")
-            sys.stdout.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write events to stdout: {error.strerror}.") from error
-
-
 async def _local_sinks(settings: StreamSettings, parts: AsyncExitStack) -> list[Sink]:
-    sinks: list[Sink] = [JsonLines() if settings.output.json_lines else TerminalView(Console())]
+    """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted."""
+    sinks: list[Sink] = []
+    if settings.output.json_lines:
+        sinks.append(parts.enter_context(JsonLines(sys.stdout)))
+    else:
+        sinks.append(parts.enter_context(TerminalView(Console())))
     if settings.output.viewer_port is not None:
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
         logger.info("live page at %s", page.url)
@@ -151,7 +141,7 @@ def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> 
         return status(pipeline, publisher, lag)
 
     def hear(said: Said) -> None:
-        pipeline.hear_robot(said.speaker, said.text)
+        pipeline.hear(said.speaker, said.text)
 
     publisher.on_request("pause", pause)
     publisher.on_request("resume", resume)
@@ -171,7 +161,7 @@ def _info(settings: StreamSettings, recognizer: Recognizer) -> Info:
 
 async def _run_until_signal(pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
     running = asyncio.create_task(pipeline.run(), name="pipeline")
-    waited_for = {running}
+    waited_for: set[asyncio.Task[Any]] = {running}
     if publisher is not None:
         waited_for.add(asyncio.create_task(publisher.failure(), name="mqtt-failure"))
     stopping = asyncio.Event()
