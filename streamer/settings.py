@@ -47,7 +47,7 @@ class Vad(_Section):
 
     engine: Literal["webrtc", "silero"] = Field("silero", description="webrtc costs less, silero errs less in noise")
     aggressiveness: int = Field(3, ge=0, le=3, description="webrtc only: 3 rejects the most non-speech")
-    threshold: float = Field(0.4, gt=0, lt=1, description="silero only: probability from which a frame is speech")
+    threshold: float = Field(0.4, ge=0.1, le=0.9, description="silero only: probability from which a frame is speech")
 
 
 class Segmentation(_Section):

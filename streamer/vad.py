@@ -38,7 +38,7 @@ class VoiceDetector(Protocol):
 
 
 class WebRtcDetector:
-    """WebRTC's Gaussian mixtures over six frequency bands: a tenth of a millisecond per second of sound.
+    """WebRTC's Gaussian mixtures over six frequency bands.
 
     aggressiveness: 0 to 3; 3 rejects the most non-speech.
     """
@@ -59,7 +59,7 @@ class WebRtcDetector:
 class SileroDetector:
     """Silero's recurrent network, version 6: the ONNX file that comes with faster-whisper, on one thread.
 
-    threshold: the probability in (0, 1) from which a frame is speech. After a frame of speech, `HYSTERESIS`
+    threshold: the probability in [0.1, 0.9] from which a frame is speech. After a frame of speech, `HYSTERESIS`
         less is enough, so that the verdict does not flicker.
     Raises VadError if the file is missing.
     """
