@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from devices.network import mjpeg_camera
 from devices.reading import reading
 from devices.sound_server import SoundServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.settings import Sources
 from streamer.signals import SAMPLE_RATE_HZ, SourceError
 from streamer.sources.backoff import Backoff
 from streamer.sources.devices import list_devices, portaudio
 from streamer.sources.losses import Losses
 from streamer.sources.microphone import Capture, Microphone
+from streamer.sources.open import open_source
 from streamer.sources.ring import Block, BlockRing
 
 BLOCK = SAMPLE_RATE_HZ // 50
@@ -245,6 +249,53 @@ def test_silent_losses_are_found_despite_late_blocks_and_a_drifting_clock(
         captured_s = number * 0.02 * (1 + drift_ppm / 1e6) + (lost_ms / 1000 if number >= before else 0)
         found += losses.before(block(captured_s, late_s=late / 1000 if number % 10 else 0))
     assert abs(found - lost_ms * 16) <= 16 * 5
+
+
+@pytest.mark.slow
+async def test_a_device_whose_closing_hangs_is_left_alone_and_opened_again(
+    server: SoundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PortAudio's close can wait for ever when a sound server dies at the wrong moment."""
+    close = portaudio().InputStream.close
+    released = threading.Event()
+
+    def hang_once(stream: object) -> None:
+        monkeypatch.undo()
+        released.wait()
+        close(stream)
+
+    monkeypatch.setattr(portaudio().InputStream, "close", hang_once)
+    device = microphone(stall_s=0.5)
+    async with reading(device) as got:
+        await got.until(lambda: len(got.chunks) > 20)
+        server.freeze()
+        await asyncio.sleep(1)
+        server.thaw()
+        away = len(got.chunks)
+        await got.until(lambda: len(got.chunks) > away + 20)
+        released.set()
+    assert device.counters.reopened == 1
+
+
+@pytest.mark.slow
+async def test_a_camera_beside_the_microphone_shares_its_clock(server: SoundServer) -> None:
+    with mjpeg_camera() as camera:
+        source = open_source(Sources(microphone="vmic", camera=camera.url, stall_ms=1000), rate_hz=5)
+        async with reading(source) as got:
+            await got.until(lambda: len(got.frames) >= 10 and len(got.chunks) >= 100)
+            lag_s = got.chunks[-1].end / SAMPLE_RATE_HZ - got.frames[-1].time_s
+    assert source.live
+    assert abs(lag_s) < 0.4, "a frame every 200 ms"
+    steps_s = np.diff([frame.time_s for frame in got.frames])
+    assert (steps_s > 0).all()
+    assert source.counters.lost_samples == 0
+
+
+async def test_a_missing_camera_closes_the_microphone_again(server: SoundServer) -> None:
+    with pytest.raises(SourceError, match="No camera 7"):
+        async with open_source(Sources(microphone="vmic", camera="7"), rate_hz=5):
+            pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "microphone"]
 
 
 @given(st.lists(st.one_of(st.integers(1, 8), st.none()), max_size=80))
