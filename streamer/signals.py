@@ -1,7 +1,7 @@
 """What sources emit: stamped audio and video on one stream clock."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ class AudioChunk:
     """
 
     start: int
-    samples: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.float32] = field(repr=False)  # logs must never quote sound or pictures
 
     @property
     def end(self) -> int:
@@ -40,7 +40,7 @@ class VideoFrame:
     """
 
     time_s: float
-    image: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass
