@@ -24,7 +24,7 @@ from telme.models.sources import SourceError, locate
 from telme.models.whisper import WhisperEncoder
 from telme.models.whisper_weights import EncoderWeights, WeightsError, read_variables
 from telme.training import checkpoint
-from telme.training.audio import AudioTask, labelled_cross_entropy
+from telme.training.audio import AudioTask, labelled_cross_entropy, mean_recall
 from telme.training.config import AudioSettings, Schedule, SpeechAugmentation
 from telme.training.distillation import Answer
 from telme.training.speech_batches import NO_LABEL, label_weights
@@ -370,6 +370,11 @@ def test_items_without_a_label_do_not_count() -> None:
     expected = nn.functional.cross_entropy(logits[[0, 2]], truth[[0, 2]], label_smoothing=0.1)
     torch.testing.assert_close(labelled_cross_entropy(logits, truth, 0.1), expected)
     assert labelled_cross_entropy(logits, torch.full((4,), NO_LABEL), 0.1) == 0
+
+
+def test_recall_leaves_out_labels_that_do_not_occur() -> None:
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
+    assert mean_recall(counts) == pytest.approx((3 / 4 + 2 / 4) / 2)
 
 
 def test_weights_give_every_label_the_same_sum() -> None:

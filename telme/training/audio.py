@@ -15,7 +15,7 @@ from telme.bundle import Score
 from telme.corpora import emodb, meld, ravdess, waveforms
 from telme.corpora.records import Corpus
 from telme.corpora.waveforms import Clip
-from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, macro_f1
+from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature
 from telme.features.audio import AudioFeatures
 from telme.labels import MELD
 from telme.models.audio import AudioStudent
@@ -231,8 +231,17 @@ def judge(task: AudioTask, clips: Sequence[Clip]) -> tuple[float, tuple[Score, .
     return temperature, tuple(scores)
 
 
+def mean_recall(counts: npt.NDArray[np.number]) -> float:
+    """Mean recall over the labels that occur: what acted corpora, which lack some of the labels, are compared by.
+
+    counts: (C, C), how often class `row` was called class `column`.
+    """
+    occur = counts.sum(axis=1) > 0
+    return float((np.diagonal(counts)[occur] / counts.sum(axis=1)[occur]).mean())
+
+
 def _scores(evaluation: Evaluation, data: str) -> list[Score]:
-    metrics = {"accuracy": accuracy, "macro_f1": macro_f1}
+    metrics = {"accuracy": accuracy, "mean_recall": mean_recall}
     return [
         _score(data, name, metric(evaluation.counts), bootstrap_interval(evaluation.counts, metric))
         for name, metric in metrics.items()
