@@ -16,6 +16,7 @@ from streamer.service import serve
 from streamer.signals import SourceError
 from streamer.sources.devices import list_devices
 from streamer.transcriber import TranscriberError
+from streamer.vad import VadError
 from streamer.viewer.page import PageError
 from telme.bundle import BundleError
 
@@ -27,7 +28,16 @@ exit codes:
   130  stopped by a second Ctrl-C, without finishing the utterance in hand
 """
 
-USER_ERRORS = (BrokerError, BundleError, ConfigurationError, OutputError, PageError, SourceError, TranscriberError)
+USER_ERRORS = (
+    BrokerError,
+    BundleError,
+    ConfigurationError,
+    OutputError,
+    PageError,
+    SourceError,
+    TranscriberError,
+    VadError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -221,7 +221,8 @@ class Pipeline:
         return heard, 1000 * (time.perf_counter() - started)
 
     async def _see(self, utterance: Utterance) -> Encoded | None:
-        wait_s = PICTURE_WAIT_S if self.source.live else None
+        # A file hands out sound only after the pictures before it were looked at.
+        wait_s = PICTURE_WAIT_S if self.source.live else 0.0
         frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
         return await self._in(self._workers.encoders, self._recognizer.encode_visual, frames)
 

@@ -55,10 +55,10 @@ class Watcher:
                 self._ended = True
                 self._advanced.notify_all()
 
-    async def between(self, start_s: float, end_s: float, wait_s: float | None) -> list[Prepared]:
+    async def between(self, start_s: float, end_s: float, wait_s: float) -> list[Prepared]:
         """What was seen in [start_s, end_s), after waiting until it was looked at.
 
-        wait_s: longest wait in seconds, for a camera that may have stopped; None waits for as long as it takes.
+        wait_s: longest wait in seconds, for the camera may have stopped.
         """
         try:
             async with asyncio.timeout(wait_s), self._advanced:

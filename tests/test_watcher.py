@@ -30,15 +30,15 @@ async def test_the_pictures_of_a_stretch_are_those_from_its_start_to_before_its_
     with ThreadPoolExecutor(1) as worker:
         seen = Watcher(lambda image: image, worker)
         await seen.watch(pictures(0.0, 0.2, 0.4, 0.6))
-        assert values(await seen.between(0.2, 0.6, wait_s=None)) == [1, 2]
-        assert await seen.between(5.0, 6.0, wait_s=None) == []
+        assert values(await seen.between(0.2, 0.6, wait_s=1.0)) == [1, 2]
+        assert await seen.between(5.0, 6.0, wait_s=1.0) == []
 
 
 async def test_pictures_without_a_face_are_counted_and_left_out() -> None:
     with ThreadPoolExecutor(1) as worker:
         seen = Watcher(lambda image: image if image[0, 0, 0] % 2 else None, worker)
         await seen.watch(pictures(0.0, 0.1, 0.2, 0.3))
-        assert values(await seen.between(0.0, 1.0, wait_s=None)) == [1, 3]
+        assert values(await seen.between(0.0, 1.0, wait_s=1.0)) == [1, 3]
         assert (seen.counters.seen, seen.counters.without_face) == (4, 2)
 
 
@@ -51,7 +51,7 @@ async def test_a_failing_detector_costs_the_picture_and_not_the_stream(caplog: p
     with ThreadPoolExecutor(1) as worker:
         seen = Watcher(detect, worker)
         await seen.watch(pictures(0.0, 0.1, 0.2))
-        assert values(await seen.between(0.0, 1.0, wait_s=None)) == [0, 2]
+        assert values(await seen.between(0.0, 1.0, wait_s=1.0)) == [0, 2]
         assert seen.counters.failed == 1
     assert "could not be looked at" in caplog.text
 
@@ -69,12 +69,12 @@ async def test_an_utterance_waits_for_its_pictures_but_not_for_a_camera_that_sto
         seen = Watcher(lambda image: image, worker)
         watching = asyncio.create_task(seen.watch(slow()))
         assert values(await seen.between(0.0, 1.0, wait_s=0.05)) == [0]
-        waiting = asyncio.create_task(seen.between(0.0, 1.0, wait_s=None))
+        waiting = asyncio.create_task(seen.between(0.0, 1.0, wait_s=1.0))
         arrived.set()
         assert values(await asyncio.wait_for(waiting, 2)) == [0]
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        assert values(await seen.between(0.0, 9.0, wait_s=None)) == [0, 1]
+        assert values(await seen.between(0.0, 9.0, wait_s=1.0)) == [0, 1]
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,4 +82,4 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(1) as worker:
         seen = Watcher(lambda image: image, worker)
         await seen.watch(pictures(*(index / 10 for index in range(10))))
-        assert values(await seen.between(0.0, 9.0, wait_s=None)) == [7, 8, 9]
+        assert values(await seen.between(0.0, 9.0, wait_s=1.0)) == [7, 8, 9]
