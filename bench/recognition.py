@@ -103,7 +103,7 @@ def _cases(recognizer: Recognizer) -> dict[tuple[str, str], Callable[[], object]
 
 
 def _resident_mb() -> float:
-    """This process's memory (Linux)."""
+    """Memory of the process (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

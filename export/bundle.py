@@ -119,7 +119,9 @@ def _manifest(trained: Trained, parts: Parts) -> Manifest:
             seed=about["text"].seed,
             commit=", ".join(_distinct(checkpoint.commit for checkpoint in about.values())),
             corpora=_distinct(corpus for checkpoint in about.values() for corpus in checkpoint.corpora),
-            licence="; ".join(_distinct(checkpoint.licence for checkpoint in about.values())),
+            licence="; ".join(
+                _distinct(one for checkpoint in about.values() for one in checkpoint.licence.split("; "))
+            ),
             scores=tuple(score for checkpoint in about.values() for score in checkpoint.scores),
         ),
     )

@@ -8,9 +8,9 @@ from telme.bundle import Manifest
 CORPORA = {
     "MELD": "dialogues of one television series, written for comedy, seven emotions, half of them neutral; the "
     "transcripts are copyrighted and for research",
-    "RAVDESS": "North American actors who speak two sentences in eight emotions; split by actor; CC BY-NC-SA 4.0, so "
-    "weights trained on it are for non-commercial use",
-    "EmoDB": "German actors who speak ten sentences; split by speaker; free for research",
+    "RAVDESS": "North American actors who speak two sentences in eight emotions; split by actor (dev 15 and 16, test 17 "
+    "to 20); CC BY-NC-SA 4.0, so weights trained on it are for non-commercial use",
+    "EmoDB": "German actors who speak ten sentences; split by speaker (dev 12, test 13 and 14); free for research",
     "FER2013": "48 x 48 grey faces from web search, with about one label in three disputed; for research",
     "IEMOCAP": "acted dialogues of ten actors in a laboratory; for research, under a licence of its own",
 }
@@ -33,7 +33,8 @@ LIMITS = """\
 - **Other talk than a comedy series.** The text part's sense of a dialogue comes from scripted scenes in English.
 - **Modalities together.** Where no corpus with paired speech, face and text was at hand, the fusion was trained on
   items of different people that share a label. It has seen agreement, not the ways in which real modalities disagree.
-- **Rare emotions.** Fear and disgust are rare in dialogue and often taken for anger, surprise or neutral.
+- **Rare emotions.** Fear and disgust are rare in dialogue, and a text part may never answer them: look at `f1_fear` and
+  `f1_disgust` above.
 - **People unlike those recorded.** No corpus here is balanced by age, skin, culture or health, and nothing was measured
   by group.
 """
