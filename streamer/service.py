@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.said import Said
 from streamer.pipeline import Pipeline, Sink
 from streamer.segmenter import Segmenter
-from streamer.settings import StreamSettings
+from streamer.settings import Sources, StreamSettings
 from streamer.sources.open import open_source
 from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
@@ -53,7 +54,7 @@ async def serve(settings: StreamSettings) -> None:
         models = await asyncio.to_thread(load_models, settings)
         manifest = models.recognizer.bundle.manifest
         source = await parts.enter_async_context(open_source(settings.sources, manifest.visual.rate_hz))
-        sinks = await _local_sinks(settings, parts)
+        sinks = await _local_sinks(settings, manifest.name, parts)
         if publisher is not None:
             sinks.append(publisher)
         pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
@@ -113,18 +114,29 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
     }
 
 
-async def _local_sinks(settings: StreamSettings, parts: AsyncExitStack) -> list[Sink]:
+async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitStack) -> list[Sink]:
     """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted."""
     sinks: list[Sink] = []
     if settings.output.json_lines:
         sinks.append(parts.enter_context(JsonLines(sys.stdout)))
     else:
-        sinks.append(parts.enter_context(TerminalView(Console())))
+        view = parts.enter_context(TerminalView(Console()))
+        view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")
+        sinks.append(view)
     if settings.output.viewer_port is not None:
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
         logger.info("live page at %s", page.url)
         sinks.append(page)
     return sinks
+
+
+def _source_name(sources: Sources) -> str:
+    names = (
+        sources.media and Path(sources.media).name,
+        sources.microphone,
+        sources.camera and f"camera {sources.camera}",
+    )
+    return " and ".join(name for name in names if name)
 
 
 def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> None:

@@ -37,6 +37,5 @@ def test_a_reader_that_stops_reading_holds_nobody_up(
         with JsonLines(file) as lines:
             for number in range(WAITING_MAX + 500):
                 lines.publish(emotion_event(number))
-        assert lines.dropped > 0
         assert "did not take all of them" in caplog.text
         os.close(reader)

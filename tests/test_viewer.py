@@ -137,9 +137,8 @@ def test_a_terminal_that_stopped_delays_nobody(caplog: pytest.LogCaptureFixture)
     with TerminalView(Console(file=Stopped())) as view:
         for number in range(1000):
             view.publish(event(number))
-        assert view.dropped > 0
         going_on.set()
-    assert "took not all" in caplog.text
+    assert "did not take all" in caplog.text
 
 
 def test_a_terminal_that_went_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,9 +149,8 @@ def test_a_terminal_that_went_away_is_logged_once(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING), TerminalView(Console(file=Gone())) as view:
         for number in range(10):
             view.publish(event(number))
-    assert [record.getMessage() for record in caplog.records] == [
-        "the terminal is gone (Broken pipe); events are shown no more"
-    ]
+    assert caplog.text.count("the terminal can no longer be written to: Broken pipe") == 1
+    assert "did not take all" in caplog.text
 
 
 def test_the_picture_is_svg() -> None:

@@ -6,10 +6,7 @@ Plain text where nobody looks (a pipe, a file), colours where somebody does; nev
 import io
 import logging
 import math
-import queue
-import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from streamer.background_writer import BackgroundWriter
 from streamer.events import EmotionEvent, Latency
 from telme.bundle import MODALITIES
 
@@ -44,54 +42,38 @@ _PLAIN = str.maketrans({"█": "#", "▌": "#", "·": ".", "●": "o", "│": "|
 
 
 class TerminalView:
-    """Shows events on a console. `with` starts the thread that writes, so that a slow terminal delays nobody.
-
-    When so many blocks wait that the terminal must have stopped, the newest are dropped and counted.
-    """
+    """Shows events on a console. When so many wait that the terminal must have stopped, the newest are dropped."""
 
     def __init__(self, console: Console) -> None:
-        self.dropped = 0
         self._console = console
-        self._waiting: queue.Queue[EmotionEvent | str | None] = queue.Queue(_WAITING_MAX)
-        self._writer = threading.Thread(target=self._write, name="terminal", daemon=True)
+        self._writer: BackgroundWriter[EmotionEvent | str] = BackgroundWriter(
+            self._write, name="the terminal", size=_WAITING_MAX, last_s=_LAST_BLOCKS_S
+        )
 
     def __enter__(self) -> Self:
-        self._writer.start()
+        self._writer.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """What waits is written first, unless the terminal has stopped."""
-        with suppress(queue.Full):
-            self._waiting.put(None, timeout=_LAST_BLOCKS_S)
-        self._writer.join(_LAST_BLOCKS_S)
-        if self.dropped:
-            logger.warning("the terminal took not all of the events", extra={"not_shown": self.dropped})
+        self._writer.__exit__(kind, error, trace)
+        if self._writer.missed:
+            logger.warning("the terminal did not take all of the events", extra={"not_shown": self._writer.missed})
 
     def publish(self, event: EmotionEvent) -> None:
         """Show an event; returns at once."""
-        self._show(event)
+        self._writer.put(event)
 
     def status(self, line: str) -> None:
         """Show a line about the stream itself, such as its source or its broker; returns at once."""
-        self._show(line)
+        self._writer.put(line)
 
-    def _show(self, shown: EmotionEvent | str) -> None:
-        try:
-            self._waiting.put_nowait(shown)
-        except queue.Full:
-            self.dropped += 1
-
-    def _write(self) -> None:
-        while (shown := self._waiting.get()) is not None:
-            block = _block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
-            try:
-                self._console.file.write(_rendered(block, self._console))
-                self._console.file.flush()
-            except OSError as error:
-                logger.warning("the terminal is gone (%s); events are shown no more", error.strerror)
-                return
+    def _write(self, shown: EmotionEvent | str) -> None:
+        block = _block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
+        self._console.file.write(_rendered(block, self._console))
+        self._console.file.flush()
 
 
 def to_svg(events: Iterable[EmotionEvent], title: str = "telme-stream") -> str:
