@@ -6,13 +6,15 @@ from telme.bundle import Manifest
 
 # What a reader must know about each corpus to judge weights that were trained on it.
 CORPORA = {
-    "MELD": "dialogues of one television series, written for comedy, seven emotions, half of them neutral; the "
-    "transcripts are copyrighted and for research",
-    "RAVDESS": "North American actors who speak two sentences in eight emotions; split by actor (dev 15 and 16, test 17 "
-    "to 20); CC BY-NC-SA 4.0, so weights trained on it are for non-commercial use",
-    "EmoDB": "German actors who speak ten sentences; split by speaker (dev 12, test 13 and 14); free for research",
-    "FER2013": "48 x 48 grey faces from web search, with about one label in three disputed; for research",
-    "IEMOCAP": "acted dialogues of ten actors in a laboratory; for research, under a licence of its own",
+    "MELD": "(Poria et al., ACL 2019) dialogues of one television series, written for comedy, seven emotions, half of them "
+    "neutral; the transcripts are copyrighted and for research",
+    "RAVDESS": "(Livingstone and Russo, PLOS ONE 2018) North American actors who speak two sentences in eight emotions; "
+    "split by actor (dev 15 and 16, test 17 to 20); CC BY-NC-SA 4.0, so weights trained on it are for non-commercial use",
+    "EmoDB": "(Burkhardt et al., Interspeech 2005) German actors who speak ten sentences; split by speaker (dev 12, test "
+    "13 and 14); free for research",
+    "FER2013": "(Goodfellow et al., ICONIP 2013) 48 x 48 grey faces from web search, with about one label in three "
+    "disputed; for research",
+    "IEMOCAP": "(Busso et al., 2008) acted dialogues of ten actors in a laboratory; for research, under its own licence",
 }
 
 USE = """\
@@ -32,7 +34,8 @@ LIMITS = """\
   only, and few speakers' manner at that.
 - **Other talk than a comedy series.** The text part's sense of a dialogue comes from scripted scenes in English.
 - **Modalities together.** Where no corpus with paired speech, face and text was at hand, the fusion was trained on
-  items of different people that share a label. It has seen agreement, not the ways in which real modalities disagree.
+  items of different people that share a label. It has seen agreement, not the ways in which real modalities disagree;
+  its scores with such sound and picture only show that it uses them, and are not comparable with any published figure.
 - **Rare emotions.** Fear and disgust are rare in dialogue, and a text part may never answer them: look at `f1_fear` and
   `f1_disgust` above.
 - **People unlike those recorded.** No corpus here is balanced by age, skin, culture or health, and nothing was measured
@@ -58,7 +61,7 @@ def write(manifest: Manifest) -> str:
             "Licences of converted pretrained weights lie beside this card in `licences/`.",
             "",
             "## Training data",
-            *(f"- **{corpus}**: {CORPORA.get(corpus, 'see its authors')}." for corpus in manifest.training.corpora),
+            *(f"- **{corpus}** {CORPORA.get(corpus, '(see its authors)')}." for corpus in manifest.training.corpora),
             "",
             f"Configuration `{manifest.training.config}`, seed {manifest.training.seed}, "
             f"code {manifest.training.commit}.",
