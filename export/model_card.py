@@ -6,15 +6,17 @@ from telme.bundle import Manifest
 
 # What a reader must know about each corpus to judge weights that were trained on it.
 CORPORA = {
-    "MELD": "(Poria et al., ACL 2019) dialogues of one television series, written for comedy, seven emotions, half of them "
-    "neutral; the transcripts are copyrighted and for research",
-    "RAVDESS": "(Livingstone and Russo, PLOS ONE 2018) North American actors who speak two sentences in eight emotions; "
-    "split by actor (dev 15 and 16, test 17 to 20); CC BY-NC-SA 4.0, so weights trained on it are for non-commercial use",
-    "EmoDB": "(Burkhardt et al., Interspeech 2005) German actors who speak ten sentences; split by speaker (dev 12, test "
-    "13 and 14); free for research",
+    "MELD": "(Poria et al., ACL 2019) dialogues of one television series, written for comedy, seven emotions, "
+    "half of them neutral; the transcripts are copyrighted and for research",
+    "RAVDESS": "(Livingstone and Russo, PLOS ONE 2018) North American actors who speak two sentences in eight "
+    "emotions; split by actor (dev 15 and 16, test 17 to 20); CC BY-NC-SA 4.0, so weights trained on it "
+    "are for non-commercial use",
+    "EmoDB": "(Burkhardt et al., Interspeech 2005) German actors who speak ten sentences; split by speaker (dev "
+    "12, test 13 and 14); free for research",
     "FER2013": "(Goodfellow et al., ICONIP 2013) 48 x 48 grey faces from web search, with about one label in three "
     "disputed; for research",
-    "IEMOCAP": "(Busso et al., 2008) acted dialogues of ten actors in a laboratory; for research, under its own licence",
+    "IEMOCAP": "(Busso et al., 2008) acted dialogues of ten actors in a laboratory; for research, under its own "
+    "licence",
 }
 
 USE = """\
