@@ -9,9 +9,10 @@ from torch import Tensor
 
 from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions, shift_weight
+from telme.training.company import Material, Pairing
 from telme.training.config import FusionSettings, Schedule
 from telme.training.encodings import Encodings
-from telme.training.fusion import FusionTask, Material, Pairing, judge, pair
+from telme.training.fusion import FusionTask, judge
 from telme.training.loop import fit
 
 TEXT, AUDIO, VISUAL, LABELS = 10, 6, 4, 7
@@ -151,7 +152,7 @@ def material(seed: int) -> Material:
 
 def test_pairs_share_the_label() -> None:
     at_hand = material(0)
-    company = pair(at_hand, Pairing(), np.random.default_rng(0))
+    company = at_hand.pair(Pairing(), np.random.default_rng(0))
     np.testing.assert_array_equal(company.truth, at_hand.text.truth)
     assert company.audio_present.all()
     assert company.visual_present.all()
@@ -162,11 +163,11 @@ def test_pairs_share_the_label() -> None:
 
 
 def test_shares_of_missing_and_unmatched_are_as_asked() -> None:
-    company = pair(material(0), Pairing(audio_missing=0.3, visual_missing=1.0), np.random.default_rng(0))
+    company = material(0).pair(Pairing(audio_missing=0.3, visual_missing=1.0), np.random.default_rng(0))
     assert 0.22 < 1 - company.audio_present.mean() < 0.38
     assert not company.visual_present.any()
     at_hand = material(0)
-    company = pair(at_hand, Pairing(unmatched=1.0), np.random.default_rng(0))
+    company = at_hand.pair(Pairing(unmatched=1.0), np.random.default_rng(0))
     places = (company.audio[:, None] == at_hand.audio.vectors[None]).all(dim=2).int().argmax(dim=1).numpy()
     assert (at_hand.audio.truth[places] == at_hand.text.truth).mean() < 0.3
 
@@ -175,7 +176,7 @@ def test_an_emotion_that_no_face_shows_has_no_face() -> None:
     at_hand = material(0)
     shown = at_hand.visual.truth != MELD.index("joy")
     faces = Encodings(at_hand.visual.vectors[torch.from_numpy(shown)], at_hand.visual.truth[shown])
-    company = pair(Material(at_hand.text, at_hand.audio, faces), Pairing(), np.random.default_rng(0))
+    company = Material(at_hand.text, at_hand.audio, faces).pair(Pairing(), np.random.default_rng(0))
     joyful = at_hand.text.truth == MELD.index("joy")
     np.testing.assert_array_equal(company.visual_present.numpy() == 0, joyful)
 

@@ -12,6 +12,7 @@ from telme.features.text import Turn
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "dev", "test"]
+Span = tuple[float, float]  # start and end in seconds
 
 
 class CorpusError(Exception):
@@ -28,7 +29,8 @@ class Utterance:
     speaker: whoever speaks, acts or shows the face; splits never share one, where the corpus allows it.
     turns: the dialogue up to and including this utterance, oldest first; empty for a corpus without text.
     dialogue, position: the dialogue's id and this utterance's place in it, from 0.
-    audio, video: files that hold the whole utterance and nothing else, or None.
+    audio, video: files that hold the utterance, or None; sound files hold nothing else.
+    video_span_s: where in `video` the utterance is; None where it is all of it.
     image: for a corpus of still faces kept in one array, the index of this one.
     """
 
@@ -42,7 +44,12 @@ class Utterance:
     position: int = 0
     audio: Path | None = None
     video: Path | None = None
+    video_span_s: Span | None = None
     image: int | None = None
+
+    def label_among(self, labels: Sequence[str]) -> str | None:
+        """What it is called among `labels`: its own label, or else MELD's; None where they have neither."""
+        return next((label for label in (self.label, self.meld_label) if label in labels), None)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """The sound of utterances: decoded, at 16 kHz, one channel."""
 
-import logging
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +11,19 @@ import soxr
 from av import FFmpegError
 from faster_whisper.audio import decode_audio
 
+from telme.corpora import decoding
+from telme.corpora.decoding import DecodedFiles, DecodeError
 from telme.corpora.records import Utterance
-
-log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 
 
-class WaveformError(Exception):
+class WaveformError(DecodeError):
     """A file without usable sound; the message says why."""
+
+    def __init__(self, message: str, reason: str = "sound file unreadable") -> None:
+        super().__init__(message, reason)
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,28 @@ def read(path: Path) -> Samples:
     return np.ascontiguousarray(samples, np.float32)
 
 
-def load(corpus: str, utterances: Iterable[Utterance], min_s: float) -> list[Clip]:
+def load(corpus: str, utterances: Sequence[Utterance], min_s: float, files: DecodedFiles | None = None) -> list[Clip]:
     """Decode all utterances of a corpus into memory.
 
     Those without sound, with a damaged file or shorter than `min_s` are left out, counted and logged.
+    files: keeps what was decoded; worth it for the sound of videos, whose decoding takes long.
     """
-    clips: list[Clip] = []
-    dropped: Counter[str] = Counter()
-    for utterance in utterances:
-        if utterance.audio is None:
-            dropped["no sound file"] += 1
-            continue
-        try:
-            samples = read(utterance.audio)
-        except WaveformError as error:
-            log.warning("%s", error)
-            dropped["sound file unreadable"] += 1
-            continue
+
+    def decode(utterance: Utterance) -> Samples:
+        path = utterance.audio
+        if path is None:
+            raise WaveformError("", "no sound file")
+        samples = read(path) if files is None else _kept(path, files)
         if len(samples) < min_s * SAMPLE_RATE_HZ:
-            dropped[f"shorter than {min_s:g} s"] += 1
-            continue
-        clips.append(Clip(corpus, utterance, samples))
-    for reason, count in dropped.items():
-        log.warning("%s: %d utterances left out: %s", corpus, count, reason)
-    return clips
+            raise WaveformError("", f"shorter than {min_s:g} s")
+        return samples
+
+    decoded = decoding.decode_all(corpus, "sound", utterances, decode)
+    return [Clip(corpus, utterance, samples) for utterance, samples in decoded]
+
+
+def _kept(path: Path, files: DecodedFiles) -> Samples:
+    try:
+        return decoding.read(files.fetch(path, f"{SAMPLE_RATE_HZ} Hz mono", lambda: read(path)))
+    except OSError as error:
+        raise WaveformError(f"{path} cannot be read ({error}).") from error

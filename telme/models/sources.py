@@ -1,5 +1,7 @@
 """Where pretrained weights come from: the model hub, a folder, or an installed Python package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,3 +27,15 @@ def locate(source: str) -> str:
     if not path.exists():
         raise SourceError(f"{source}: the installed package has no {inside}; correct the path.")
     return str(path)
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Within it, transformers loads `source`. Raises SourceError where it finds nothing that it can read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # what transformers raises for an unknown name, and for a strange folder
+        raise SourceError(
+            f"{source} is no folder of transformers and not to be had from the model hub; correct the name, or give "
+            "a folder."
+        ) from error

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, TimesformerModel
 
 from telme.models.face_cnn import FaceCNN
+from telme.models.sources import locate, reading
 
 FACE_CNN = "face_cnn"
 
@@ -46,8 +47,13 @@ class VisualStudent(nn.Module):
 
     @classmethod
     def pretrained(cls, source: str, vector: int, labels: int) -> Self:
-        """A student that starts from a pretrained TimeSformer: its name on the model hub, or a local folder."""
-        backbone = TimesformerModel.from_pretrained(source, dtype=torch.float32)
+        """A student that starts from a pretrained TimeSformer.
+
+        source: its name on the model hub, a local folder, or `package:NAME/PATH`.
+        Raises SourceError where it cannot be read.
+        """
+        with reading(source):
+            backbone = TimesformerModel.from_pretrained(locate(source), dtype=torch.float32)
         settings = backbone.config.to_diff_dict()
         settings.pop("_name_or_path", None)  # where the encoder lay on the training machine is nobody's business
         student = cls(VisualDimensions(settings, vector, labels))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from telme.bundle import Score
-from telme.corpora import emodb, meld, ravdess, waveforms
+from telme.corpora import emodb, iemocap, meld, ravdess, waveforms
+from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.records import Corpus
 from telme.corpora.waveforms import Clip
-from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature
+from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.audio import AudioFeatures
 from telme.labels import MELD
 from telme.models.audio import AudioStudent
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 CORPORA: Mapping[str, Callable[[Path], Corpus]] = {
     "meld": lambda folder: meld.load(folder, clips=folder),
+    "iemocap": lambda folder: iemocap.load(folder, clips=folder),
     "ravdess": ravdess.load,
     "emodb": emodb.load,
 }
@@ -55,20 +57,25 @@ def train(config: TrainingConfig) -> None:
     settings = config.audio
     if settings is None:
         raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
-    corpora = {name: CORPORA[name](config.corpora / name) for name in settings.corpora}
+    if strangers := set(settings.corpora) & set(CONVERSATIONS) - {config.conversations}:
+        raise TrainingError(
+            f"audio.corpora names {', '.join(strangers)}, but conversations is {config.conversations}, whose labels "
+            "all parts answer in; name one corpus in both."
+        )
+    corpora: dict[str, Corpus] = {name: CORPORA[name](config.corpora / name) for name in settings.corpora}
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
-    model = _student(settings)
-    speech = {name: waveforms.load(name, corpus.utterances, settings.input.min_s) for name, corpus in corpora.items()}
-    clips = [clip for name in settings.corpora for clip in speech[name]]
-    answers = ask_teacher(config.folder / "text", (clip.utterance for clip in clips))
-    task = AudioTask(model, clips, settings, config.seed, answers)
+    model = _student(settings, config.labels)
+    clips = load_speech(config, corpora)
+    taught = [clip.utterance for clip in select(clips, "train")]
+    answers = ask_teacher(config.folder / "text", taught, settings.vector)
+    task = AudioTask(model, clips, settings, config.seed, answers, config.labels)
     folder = config.folder / "audio"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
     temperature, scores = judge(task, clips)
     about = checkpoint.Checkpoint(
         part="audio",
-        labels=MELD,
+        labels=config.labels,
         architecture=asdict(model.dimensions),
         preprocessing=settings.input,
         temperature=temperature,
@@ -83,12 +90,34 @@ def train(config: TrainingConfig) -> None:
     log.info("audio student written to %s", folder)
 
 
-def _student(settings: AudioSettings) -> AudioStudent:
+def load_speech(config: TrainingConfig, corpora: Mapping[str, Corpus]) -> list[Clip]:
+    """The sound of every utterance that has some; that of conversations is decoded once and kept.
+
+    Raises TrainingError when nothing is left of train, dev or test.
+    """
+    if config.audio is None:
+        raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
+    min_s, files = config.audio.input.min_s, config.decoded_files
+    clips = [
+        clip
+        for name, corpus in corpora.items()
+        for clip in waveforms.load(name, corpus.utterances, min_s, files if name in CONVERSATIONS else None)
+    ]
+    for split in ("train", "dev", "test"):
+        if not select(clips, split):
+            raise TrainingError(
+                f"No utterance of the {split} split of {', '.join(corpora)} has sound that can be read; put the clips "
+                f"into {config.corpora}, or name another folder with --corpora."
+            )
+    return clips
+
+
+def _student(settings: AudioSettings, labels: Sequence[str]) -> AudioStudent:
     try:
         return AudioStudent.pretrained(
             settings.backbone,
             settings.vector,
-            len(MELD),
+            len(labels),
             layers=settings.layers,
             pooling=settings.pooling,
             standardise=settings.standardise,
@@ -100,7 +129,7 @@ def _student(settings: AudioSettings) -> AudioStudent:
 
 
 class AudioTask:
-    """Cross-entropy on MELD's labels and on the corpora's own, and what the teacher says; macro F1 on dev selects."""
+    """Cross-entropy on the run's labels and on the corpora's own, and what the teacher says."""
 
     def __init__(
         self,
@@ -109,21 +138,28 @@ class AudioTask:
         settings: AudioSettings,
         seed: int,
         answers: Mapping[str, Answer] | None = None,
+        labels: tuple[str, ...] = MELD,
     ) -> None:
-        """answers: the teacher's, by utterance id; without any the labels alone teach."""
+        """answers: the teacher's, by utterance id; without any the labels alone teach.
+
+        labels: of the run. Clips whose label has no counterpart among them teach through their corpus's own.
+        """
         self.model: nn.Module = model
+        self.labels = labels
         self._student = model
         self._settings = settings
         self._seed = seed
         self._train = select(clips, "train")
-        self._dev = labelled(select(clips, "dev"))
+        self._dev = labelled(select(clips, "dev"), labels)
         features = AudioFeatures(settings.input)
         self._collator = Collator(
-            features, {name: OWN_LABELS[name] for name in model.corpus_classifiers}, answers or {}
+            features, {name: OWN_LABELS[name] for name in model.corpus_classifiers}, answers or {}, labels
         )
         voices = [clip.samples for clip in self._train]
         self._augmenter = SpeechAugmenter(settings.augmentation, voices) if settings.augmentation else None
-        self._weights = torch.from_numpy(label_weights(truth(self._train))) if settings.balanced else None
+        self._weights = (
+            torch.from_numpy(label_weights(truth(self._train, labels), len(labels))) if settings.balanced else None
+        )
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """The pretrained encoder learns at a rate of its own."""
@@ -154,12 +190,12 @@ class AudioTask:
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self._dev).metrics()
-        return {"score": metrics["macro_f1"], **metrics}
+        return {"score": metrics[self._settings.select_by], **metrics}
 
     def results(self, clips: Sequence[Clip]) -> Evaluation:
-        """On MELD's labels; all clips have one."""
+        """On the run's labels; all clips have one."""
         _, logits = self.encode(clips)
-        return Evaluation.of(logits, truth(clips), MELD)
+        return Evaluation.of(logits, truth(clips, self.labels), self.labels)
 
     def own_results(self, corpus: str, clips: Sequence[Clip]) -> Evaluation:
         """On the labels of the corpus that all clips come from."""
@@ -199,9 +235,9 @@ def select(clips: Sequence[Clip], split: str, corpus: str | None = None) -> list
     return [clip for clip in clips if clip.utterance.split == split and corpus in (None, clip.corpus)]
 
 
-def labelled(clips: Sequence[Clip]) -> list[Clip]:
-    """Those whose label has a counterpart among MELD's."""
-    return [clip for clip in clips if clip.utterance.meld_label is not None]
+def labelled(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
+    """Those whose label is among `labels`, or has a counterpart there."""
+    return [clip for clip in clips if clip.utterance.label_among(labels) is not None]
 
 
 def judge(task: AudioTask, clips: Sequence[Clip]) -> tuple[float, tuple[Score, ...]]:
@@ -209,12 +245,12 @@ def judge(task: AudioTask, clips: Sequence[Clip]) -> tuple[float, tuple[Score, .
 
     Clips are heard whole, and again with the silence around the speech cut as a voice detector cuts it.
     """
-    on_dev = task.results(labelled(select(clips, "dev")))
+    on_dev = task.results(labelled(select(clips, "dev"), task.labels))
     temperature = fit_temperature(on_dev.logits, on_dev.truth)
     scores: list[Score] = []
     for corpus in dict.fromkeys(clip.corpus for clip in clips):
         test = select(clips, "test", corpus)
-        known = labelled(test)
+        known = labelled(test, task.labels)
         cut = [replace(clip, samples=cut_silence(clip.samples)) for clip in known]
         whole = task.results(known)
         data = f"{corpus} test, {len(known)} utterances"
@@ -241,7 +277,7 @@ def mean_recall(counts: npt.NDArray[np.number]) -> float:
 
 
 def _scores(evaluation: Evaluation, data: str) -> list[Score]:
-    metrics = {"accuracy": accuracy, "mean_recall": mean_recall}
+    metrics = {"accuracy": accuracy, "mean_recall": mean_recall, "weighted_f1": weighted_f1}
     return [
         _score(data, name, metric(evaluation.counts), bootstrap_interval(evaluation.counts, metric))
         for name, metric in metrics.items()

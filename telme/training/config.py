@@ -7,7 +7,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from telme.bundle import AudioSpec, VisualSpec
+from telme.corpora.conversations import CONVERSATIONS
+from telme.corpora.decoding import DecodedFiles
+from telme.corpora.records import Corpus
 from telme.training.errors import TrainingError
+
+ConversationName = Literal["meld", "iemocap"]
+Selection = Literal["weighted_f1", "macro_f1", "accuracy"]  # what the best epoch has most of, on dev
 
 
 class _Section(BaseModel):
@@ -78,7 +84,8 @@ class AudioSettings(_Section):
     standardise: bool = Field(False, description="the pooled values, by their mean and deviation over training data")
     dropout: float = Field(0.0, ge=0, lt=1)
     input: AudioSpec
-    corpora: tuple[Literal["meld", "ravdess", "emodb"], ...] = Field(("meld",), min_length=1)
+    corpora: tuple[Literal["meld", "iemocap", "ravdess", "emodb"], ...] = Field(("meld",), min_length=1)
+    select_by: Selection = "macro_f1"
     balanced: bool = Field(False, description="every emotion weighs the same, however rare")
     backbone_rate: float = Field(1.0, gt=0, description="the encoder's learning rate, as a share of the schedule's")
     augmentation: SpeechAugmentation | None = None
@@ -98,12 +105,21 @@ class FaceAugmentation(_Section):
 
 
 class VisualSettings(_Section):
-    """The visual student, taught by the teacher where text is paired with video."""
+    """The visual student, taught by the teacher where text is paired with video.
 
-    backbone: dict[str, Any] = Field(description="`model_type` and that model's settings; see VisualDimensions")
+    Trained on a conversation's clips it looks at whole pictures, which are not varied; on FER2013, at face crops.
+    """
+
+    backbone: dict[str, Any] | str = Field(
+        description="`model_type` and that model's settings, as in VisualDimensions, for random weights; or a "
+        "pretrained TimeSformer: its name on the model hub, a folder, or package:NAME/PATH"
+    )
     vector: int = Field(768, ge=1, description="length of the utterance vector")
     input: VisualSpec
-    augmentation: FaceAugmentation = FaceAugmentation()
+    corpus: Literal["fer2013", "meld", "iemocap"] = "fer2013"
+    select_by: Selection = "accuracy"
+    augmentation: FaceAugmentation = Field(FaceAugmentation(), description="of face crops")
+    distillation: Distillation = Distillation()
     schedule: Schedule
 
 
@@ -126,6 +142,12 @@ class TrainingConfig(_Section):
     seed: int = Field(42, ge=0)
     output: Path | None = Field(None, description="run folder; by default runs/<name>")
     corpora: Path = Field(Path("corpora"), description="folder that holds meld/, ravdess/, …")
+    conversations: ConversationName = Field(
+        "meld", description="what the teacher reads; all parts answer in its labels"
+    )
+    decoded: Path | None = Field(
+        None, description="where decoded clips are kept; by default `decoded` in the run folder"
+    )
     teacher: TeacherSettings | None = None
     audio: AudioSettings | None = None
     visual: VisualSettings | None = None
@@ -135,6 +157,20 @@ class TrainingConfig(_Section):
     def folder(self) -> Path:
         """Where the run's parts are written: one subfolder per part."""
         return self.output or Path("runs") / self.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The emotions that all parts tell apart, in the order of their logits."""
+        return CONVERSATIONS[self.conversations].labels
+
+    @property
+    def decoded_files(self) -> DecodedFiles:
+        return DecodedFiles(self.decoded or self.folder / "decoded")
+
+    def load_conversations(self, clips: bool) -> Corpus:
+        """Read the dialogues, with their clips where asked for. Raises CorpusError where they cannot be used."""
+        folder = self.corpora / self.conversations
+        return CONVERSATIONS[self.conversations].load(folder, folder if clips else None)
 
 
 def load(path: Path) -> TrainingConfig:

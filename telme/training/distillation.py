@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -13,8 +14,13 @@ from telme.corpora.records import Utterance
 from telme.features.text import Prompter
 from telme.losses import feature_loss, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
+from telme.progress import tracked
 from telme.training import checkpoint
 from telme.training.config import Distillation
+from telme.training.errors import TrainingError
+from telme.training.teacher import bucketed
+
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class Answer:
 
 
 @torch.inference_mode()
-def ask_teacher(folder: Path, utterances: Iterable[Utterance]) -> dict[str, Answer]:
+def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int) -> dict[str, Answer]:
     """The teacher's answers by utterance id; utterances without text get none.
 
+    The teacher is frozen, and reads what was really said: it is asked once, before the student's training.
     folder: the trained text part; looked at only when some utterance has text.
-    Raises TrainingError when it is needed and missing or damaged.
+    vector: length of the student's vectors, which L_feature compares with the teacher's.
+    Raises TrainingError when the teacher is needed and missing or damaged, or its vectors have another length.
     """
     asked = [utterance for utterance in utterances if utterance.turns]
     if not asked:
@@ -38,12 +46,22 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance]) -> dict[str, Answ
     about, teacher = checkpoint.load(folder, Teacher, TeacherDimensions)
     if not isinstance(about.preprocessing, TextSpec):
         raise ValueError(f"{folder} is no text part")
+    if teacher.dimensions.vector != vector:
+        raise TrainingError(
+            f"The teacher's vectors have {teacher.dimensions.vector} values and the student's {vector}; set `vector` "
+            "alike in both sections, since the student learns to make vectors like the teacher's."
+        )
     prompter = Prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
-    answers = {}
-    for utterance in asked:
-        input_ids, attention_mask = prompter.batch([prompter.encode(utterance.turns)])
-        vectors, logits = teacher(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
-        answers[utterance.id] = Answer(vectors[0].clone(), logits[0].clone())
+    prompts = [prompter.encode(utterance.turns) for utterance in asked]
+    device = Accelerator().device
+    teacher.to(device)
+    answers: dict[str, Answer] = {}
+    batches = bucketed([len(prompt) for prompt in prompts], _AT_ONCE)
+    for places in tracked(batches, len(batches), "asking the teacher", "batches"):
+        input_ids, attention_mask = prompter.batch([prompts[place] for place in places])
+        vectors, logits = teacher(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
+        for place, row_vector, row_logits in zip(places, vectors.cpu(), logits.cpu(), strict=True):
+            answers[asked[place].id] = Answer(row_vector.clone(), row_logits.clone())
     return answers
 
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from telme.bundle import AudioSpec, TextSpec, VisualSpec
+from telme.corpora.footage import Footage
 from telme.corpora.records import Utterance
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.features.text import Prompter
 from telme.features.video import pad
-from telme.labels import MELD
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
@@ -31,10 +31,14 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Encodings:
-    """Utterances of one modality. vectors: (n, d). truth: (n,), indices into MELD's labels."""
+    """Utterances of one modality.
+
+    vectors: (n, d). truth: (n,), indices into the run's labels. ids: the utterances', where the corpus has any.
+    """
 
     vectors: Tensor
     truth: npt.NDArray[np.int64]
+    ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -51,13 +55,14 @@ class TextPart:
             raise ValueError(f"{folder} is no text part")
         self._prompter = Prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
         self._model = _Vectors(model)
+        self.size = model.dimensions.vector
 
     def encode(self, utterances: Sequence[Utterance], bf16: bool = False) -> Encodings:
         prompts = [self._prompter.encode(utterance.turns) for utterance in utterances]
-        vectors = torch.zeros(len(prompts), self._model.size)
+        vectors = torch.zeros(len(prompts), self.size)
         for places in bucketed([len(prompt) for prompt in prompts], _AT_ONCE):
             vectors[places] = self._model(self._prompter.batch([prompts[place] for place in places]), bf16)
-        return Encodings(vectors, _truth(utterances))
+        return _encodings(vectors, utterances, self.about.labels)
 
 
 class AudioPart:
@@ -72,15 +77,16 @@ class AudioPart:
         self.spec = spec
         self._features = AudioFeatures(spec)
         self._model = _Vectors(model)
+        self.size = model.dimensions.vector
 
     def encode(self, clips: Sequence[Clip], bf16: bool = False) -> Encodings:
         """Clips too short to be heard are left out."""
         heard = [(clip, features) for clip in clips if (features := self._features.extract(clip.samples)) is not None]
-        vectors = torch.zeros(len(heard), self._model.size)
+        vectors = torch.zeros(len(heard), self.size)
         for places in bucketed([features.shape[-1] for _, features in heard], _AT_ONCE):
             batch = self._features.batch([heard[place][1] for place in places])
             vectors[places] = self._model((batch.features, batch.mask), bf16)
-        return Encodings(vectors, _truth([clip.utterance for clip, _ in heard]))
+        return _encodings(vectors, [clip.utterance for clip, _ in heard], self.about.labels)
 
 
 class VisualPart:
@@ -94,14 +100,22 @@ class VisualPart:
             raise ValueError(f"{folder} is no visual part")
         self.spec = spec
         self._model = _Vectors(model)
+        self.size = model.dimensions.vector
 
     def encode(self, stills: Stills, bf16: bool = False) -> Encodings:
         """Every face is an utterance of one frame."""
-        vectors = torch.zeros(len(stills), self._model.size)
+        vectors = torch.zeros(len(stills), self.size)
         for start in range(0, len(stills), _AT_ONCE):
             batch = pad([[picture] for picture in stills.pictures[start : start + _AT_ONCE]], self.spec)
             vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
         return Encodings(vectors, stills.truth)
+
+    def watch(self, clips: Sequence[Footage], bf16: bool = False) -> Encodings:
+        vectors = torch.zeros(len(clips), self.size)
+        for start in range(0, len(clips), _AT_ONCE):
+            batch = pad([list(clip.pictures()) for clip in clips[start : start + _AT_ONCE]], self.spec)
+            vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
+        return _encodings(vectors, [clip.utterance for clip in clips], self.about.labels)
 
 
 class _Vectors:
@@ -110,7 +124,6 @@ class _Vectors:
     def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
         self._device = Accelerator().device
         self._model = model.to(self._device).eval()
-        self.size = model.dimensions.vector
 
     @torch.inference_mode()
     def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
@@ -122,5 +135,6 @@ class _Vectors:
         return result
 
 
-def _truth(utterances: Sequence[Utterance]) -> npt.NDArray[np.int64]:
-    return np.array([MELD.index(utterance.meld_label or "") for utterance in utterances], np.int64)
+def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:
+    truth = [labels.index(utterance.label_among(labels) or "") for utterance in utterances]
+    return Encodings(vectors, np.array(truth, np.int64), tuple(utterance.id for utterance in utterances))

@@ -17,12 +17,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from pydantic import BaseModel, ConfigDict
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Task as Row
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from telme.progress import bar, log_tenths
 from telme.training.config import Schedule
 from telme.training.errors import TrainingError
 
@@ -160,8 +159,8 @@ class _Fit:
         batches = self._task.train_batches(epoch)
         step = epoch * self._steps_per_epoch
         total = 0.0
-        with _progress() as progress:
-            row = progress.add_task(f"epoch {epoch + 1}/{self._schedule.epochs}", total=len(batches), loss="")
+        with bar() as progress:
+            row = progress.add_task(f"epoch {epoch + 1}/{self._schedule.epochs}", total=len(batches), note="")
             remaining = iter(batches)
             while group := list(islice(remaining, self._schedule.accumulation)):
                 self._set_rate(step)
@@ -179,9 +178,9 @@ class _Fit:
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=True)
                 step += 1
-                progress.update(row, advance=len(group), loss=f"loss {loss.item():.3f}")
+                progress.update(row, advance=len(group), note=f"loss {loss.item():.3f}")
                 if not progress.console.is_terminal:
-                    _log_tenths(progress.tasks[row], len(group))
+                    log_tenths(progress.tasks[row], len(group), "batches")
         if step != (epoch + 1) * self._steps_per_epoch:
             raise ValueError(f"epoch {epoch} has {len(batches)} batches, epoch 0 had another number")
         return total / len(batches)
@@ -241,19 +240,6 @@ def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
     partial = path.with_suffix(".partial")
     save_file(dict(tensors), partial, dict(metadata))
     partial.replace(path)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
-
-
-def _log_tenths(row: Row, advance: int) -> None:
-    """Where no progress bar can be drawn, a line for every tenth of an epoch."""
-    done, total = int(row.completed), int(row.total or 1)
-    if done * 10 // total > (done - advance) * 10 // total:
-        left = "" if row.time_remaining is None else f", {row.time_remaining:.0f} s left in it"
-        log.info("%s: %d of %d batches, %s%s", row.description, done, total, row.fields["loss"], left)
 
 
 def _scalars(folder: Path) -> AbstractContextManager[Any]:

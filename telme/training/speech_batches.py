@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     """Utterances as the student hears them, and what it is to say.
 
     features, mask: as `AudioFeatures.batch` makes them.
-    truth: (B,) indices into MELD's labels, or NO_LABEL.
+    truth: (B,) indices into the run's labels, or NO_LABEL.
     own_truth: corpus -> (B,) indices into its own labels, or NO_LABEL.
     taught: (M,) rows of the utterances that the teacher has read, M from 0 to B.
     teacher_vectors, teacher_logits: (M, d) and (M, C), what it says of them.
@@ -44,15 +44,21 @@ class Collator:
     """Puts clips and their features side by side, with the labels and the teacher's answers."""
 
     def __init__(
-        self, features: AudioFeatures, own_labels: Mapping[str, Sequence[str]], answers: Mapping[str, Answer]
+        self,
+        features: AudioFeatures,
+        own_labels: Mapping[str, Sequence[str]],
+        answers: Mapping[str, Answer],
+        labels: Sequence[str] = MELD,
     ) -> None:
         """own_labels: corpus -> its labels, for those that have a head of their own.
 
         answers: the teacher's, by utterance id; who has none learns from the labels alone.
+        labels: of the run.
         """
         self.features = features
         self._own_labels = own_labels
         self._answers = answers
+        self._labels = labels
 
     def __call__(self, clips: Sequence[Clip], features: Sequence[Float32]) -> Batch:
         inputs = self.features.batch(features)
@@ -61,7 +67,7 @@ class Collator:
         return Batch(
             features=torch.from_numpy(inputs.features),
             mask=torch.from_numpy(inputs.mask),
-            truth=torch.from_numpy(truth(clips)),
+            truth=torch.from_numpy(truth(clips, self._labels)),
             own_truth={name: torch.from_numpy(own_truth(clips, name, of)) for name, of in self._own_labels.items()},
             taught=torch.tensor([row for row, answer in enumerate(answered) if answer is not None], dtype=torch.long),
             teacher_vectors=torch.stack([answer.vector for answer in taught]) if taught else torch.empty(0),
@@ -112,10 +118,10 @@ def plain_features(extractor: AudioFeatures, clip: Clip) -> Float32:
     return features
 
 
-def truth(clips: Sequence[Clip]) -> Ints:
-    """Each clip's place among MELD's labels, or NO_LABEL: (N,)."""
-    labels = [clip.utterance.meld_label for clip in clips]
-    return np.array([NO_LABEL if label is None else MELD.index(label) for label in labels], np.int64)
+def truth(clips: Sequence[Clip], labels: Sequence[str]) -> Ints:
+    """Each clip's place among `labels`, or NO_LABEL: (N,)."""
+    found = [clip.utterance.label_among(labels) for clip in clips]
+    return np.array([NO_LABEL if label is None else labels.index(label) for label in found], np.int64)
 
 
 def own_truth(clips: Sequence[Clip], corpus: str, labels: Sequence[str]) -> Ints:

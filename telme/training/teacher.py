@@ -1,4 +1,4 @@
-"""Stage 1: fine-tune the text teacher on MELD's dialogues."""
+"""Stage 1: fine-tune the text teacher on dialogues."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from telme.bundle import Score, TextSpec
-from telme.corpora import meld
 from telme.corpora.records import Corpus, Utterance
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
 from telme.features.text import Ids, Prompter, Turn
 from telme.labels import MELD
-from telme.models.sources import locate
+from telme.models.sources import locate, reading
 from telme.models.teacher import Teacher
 from telme.training import checkpoint
 from telme.training.config import TeacherSettings, TrainingConfig
@@ -37,20 +36,21 @@ def train(config: TrainingConfig) -> None:
     settings = config.teacher
     if settings is None:
         raise TrainingError(f"The configuration {config.name} has no section `teacher`; add it.")
-    corpus = meld.load(config.corpora / "meld")
+    corpus = config.load_conversations(clips=False)
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
     tokenizer, spec = prepare_tokenizer(settings)
-    model = Teacher.pretrained(
-        locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(MELD)
-    )
-    task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed)
+    with reading(settings.backbone):
+        model = Teacher.pretrained(
+            locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(config.labels)
+        )
+    task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, config.labels)
     folder = config.folder / "text"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
     temperature, scores = judge(task, corpus)
     about = checkpoint.Checkpoint(
         part="text",
-        labels=MELD,
+        labels=config.labels,
         architecture=vars(model.dimensions),
         preprocessing=spec,
         temperature=temperature,
@@ -67,7 +67,8 @@ def train(config: TrainingConfig) -> None:
 
 def prepare_tokenizer(settings: TeacherSettings) -> tuple[Tokenizer, TextSpec]:
     """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt."""
-    source = AutoTokenizer.from_pretrained(locate(settings.backbone))
+    with reading(settings.backbone):
+        source = AutoTokenizer.from_pretrained(locate(settings.backbone))
     tokenizer: Tokenizer = source.backend_tokenizer
     speakers = tuple(f"<s{number}>" for number in range(1, settings.speakers + 1))
     tokenizer.add_special_tokens([AddedToken(speaker, special=True, normalized=False) for speaker in speakers])
@@ -88,9 +89,16 @@ class TeacherTask:
     """Cross-entropy on the emotion of each utterance, given the dialogue up to it; weighted F1 on dev selects."""
 
     def __init__(
-        self, model: Teacher, prompter: Prompter, corpus: Corpus, settings: TeacherSettings, seed: int
+        self,
+        model: Teacher,
+        prompter: Prompter,
+        corpus: Corpus,
+        settings: TeacherSettings,
+        seed: int,
+        labels: tuple[str, ...] = MELD,
     ) -> None:
         self.model: nn.Module = model
+        self.labels = labels
         self._prompter = prompter
         self._schedule = settings.schedule
         self._seed = seed
@@ -103,7 +111,7 @@ class TeacherTask:
         order = random.permutation(len(self._train))
         heard = [self._heard(self._train[item].turns, random) for item in order]
         prompts = [self._prompter.encode(turns) for turns in heard]
-        truth = indices([self._train[item] for item in order])
+        truth = indices([self._train[item] for item in order], self.labels)
         batches = bucketed([len(prompt) for prompt in prompts], self._schedule.batch)
         random.shuffle(batches)
         return [(*self._padded([prompts[i] for i in batch]), torch.from_numpy(truth[batch])) for batch in batches]
@@ -114,15 +122,18 @@ class TeacherTask:
         return cross_entropy(logits.float(), truth, label_smoothing=self._schedule.label_smoothing)
 
     def evaluate(self) -> Mapping[str, float]:
-        metrics = Evaluation.of(self.logits(self._dev), indices(self._dev), MELD).metrics()
+        metrics = self.results(self._dev).metrics()
         return {"score": metrics["weighted_f1"], **metrics}
+
+    def results(self, items: Sequence[Utterance]) -> Evaluation:
+        return Evaluation.of(self.logits(items), indices(items, self.labels), self.labels)
 
     @torch.inference_mode()
     def logits(self, items: Sequence[Utterance]) -> npt.NDArray[np.float32]:
         """Logits (N, C) of utterances as the corpus writes them, in their order."""
         device = next(self.model.parameters()).device
         prompts = [self._prompter.encode(item.turns) for item in items]
-        result = np.zeros((len(items), len(MELD)), np.float32)
+        result = np.zeros((len(items), len(self.labels)), np.float32)
         for batch in bucketed([len(prompt) for prompt in prompts], 64):
             input_ids, attention_mask = self._padded([prompts[i] for i in batch])
             _, logits = self.model(input_ids.to(device), attention_mask.to(device))
@@ -140,8 +151,7 @@ class TeacherTask:
 def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
     """The temperature fitted on dev, and the scores on dev and test with 95 % intervals."""
     dev, test = corpus.split("dev"), corpus.split("test")
-    on_dev = Evaluation.of(task.logits(dev), indices(dev), MELD)
-    on_test = Evaluation.of(task.logits(test), indices(test), MELD)
+    on_dev, on_test = task.results(dev), task.results(test)
     temperature = fit_temperature(on_dev.logits, on_dev.truth)
     low, high = bootstrap_interval(on_test.counts)
     data = {"dev": (on_dev, len(dev)), "test": (on_test, len(test))}
@@ -162,9 +172,9 @@ def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
     return temperature, tuple(scores)
 
 
-def indices(items: Sequence[Utterance]) -> npt.NDArray[np.int64]:
-    """Each utterance's place among MELD's labels: (N,)."""
-    return np.array([MELD.index(item.label) for item in items], np.int64)
+def indices(items: Sequence[Utterance], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Each utterance's place among its corpus's labels: (N,)."""
+    return np.array([labels.index(item.label) for item in items], np.int64)
 
 
 def bucketed(lengths: Sequence[int], size: int) -> list[npt.NDArray[np.int64]]:

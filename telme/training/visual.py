@@ -1,7 +1,8 @@
-"""Stage 2, visual: train the student that looks at faces on FER2013's stills."""
+"""Stage 2, visual: train the student that looks, at FER2013's faces or at the clips of conversations."""
 
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import Score, VisualSpec
 from telme.corpora import fer2013
 from telme.corpora.fer2013 import Faces
-from telme.corpora.records import Split
-from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature
+from telme.corpora.records import Corpus, Split
+from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.video import fit_square, normalise, pad, planes
 from telme.labels import MELD
 from telme.models.visual import VisualDimensions, VisualStudent
@@ -21,11 +22,28 @@ from telme.training import checkpoint
 from telme.training.augment_faces import augment
 from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.errors import TrainingError
-from telme.training.loop import fit
+from telme.training.loop import Task, fit
+from telme.training.visual_footage import footage_task
 
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor, Tensor]  # frames (B, 1, C, S, S), mask (B, 1), labels (B,)
+
+
+class VisualTraining(Task, Protocol):
+    """A visual student in training on one corpus.
+
+    student: the same object as `model`. labels: of its logits. unit: what the corpus has many of, such as "faces".
+    """
+
+    student: VisualStudent
+    corpus: Corpus
+    labels: tuple[str, ...]
+    unit: str
+
+    def held_out(self) -> dict[Split, Evaluation]:
+        """Results on dev and test."""
+        ...
 
 
 def train(config: TrainingConfig) -> None:
@@ -33,31 +51,46 @@ def train(config: TrainingConfig) -> None:
     settings = config.visual
     if settings is None:
         raise TrainingError(f"The configuration {config.name} has no section `visual`; add it.")
-    if settings.input.kind != "face_crops":
-        raise TrainingError(f"FER2013 holds face crops, not {settings.input.kind}; set visual.input.kind: face_crops.")
-    faces = fer2013.load(config.corpora / "fer2013")
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
-    model = VisualStudent(VisualDimensions(settings.backbone, settings.vector, len(MELD)))
-    task = VisualTask(model, faces, settings, config.seed)
+    task: VisualTraining = (
+        faces_task(config, settings) if settings.corpus == "fer2013" else footage_task(config, settings)
+    )
     folder = config.folder / "visual"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
     temperature, scores = judge(task)
     about = checkpoint.Checkpoint(
         part="visual",
-        labels=MELD,
-        architecture=vars(model.dimensions),
+        labels=task.labels,
+        architecture=vars(task.student.dimensions),
         preprocessing=settings.input,
         temperature=temperature,
         scores=scores,
-        corpora=(faces.corpus.name,),
-        licence=faces.corpus.licence,
+        corpora=(task.corpus.name,),
+        licence=task.corpus.licence,
         config=config.name,
         seed=config.seed,
         commit=commit,
     )
-    checkpoint.save(folder, about, model)
+    checkpoint.save(folder, about, task.model)
     log.info("visual student written to %s", folder)
+
+
+def faces_task(config: TrainingConfig, settings: VisualSettings) -> "VisualTask":
+    """Raises TrainingError where the settings do not fit FER2013."""
+    if settings.input.kind != "face_crops":
+        raise TrainingError(f"FER2013 holds face crops, not {settings.input.kind}; set visual.input.kind: face_crops.")
+    if isinstance(settings.backbone, str):
+        raise TrainingError(
+            f"{settings.backbone} looks at clips and FER2013 holds stills; describe a face_cnn in visual.backbone."
+        )
+    if config.labels != MELD:
+        raise TrainingError(
+            f"FER2013's emotions are not those of {config.conversations}; set visual.corpus: {config.conversations}."
+        )
+    faces = fer2013.load(config.corpora / "fer2013")
+    model = VisualStudent(VisualDimensions(settings.backbone, settings.vector, len(MELD)))
+    return VisualTask(model, faces, settings, config.seed)
 
 
 class Stills:
@@ -76,11 +109,15 @@ class Stills:
 
 
 class VisualTask:
-    """Cross-entropy on the emotion of each face, each an utterance of one frame; accuracy on dev selects."""
+    """Cross-entropy on the emotion of each face, each an utterance of one frame."""
 
     def __init__(self, model: VisualStudent, faces: Faces, settings: VisualSettings, seed: int) -> None:
         # Convolutions on a CPU are fastest with the channels last.
-        self.model: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student: VisualStudent = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = self.student
+        self.corpus = faces.corpus
+        self.labels: tuple[str, ...] = MELD
+        self.unit = "faces"
         self._settings = settings
         self._seed = seed
         self.train, self.dev, self.test = (Stills(faces, split, settings.input) for split in ("train", "dev", "test"))
@@ -95,7 +132,10 @@ class VisualTask:
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self.dev).metrics()
-        return {"score": metrics["accuracy"], **metrics}
+        return {"score": metrics[self._settings.select_by], **metrics}
+
+    def held_out(self) -> dict[Split, Evaluation]:
+        return {"dev": self.results(self.dev), "test": self.results(self.test)}
 
     def results(self, stills: Stills) -> Evaluation:
         _, logits = self.encode(stills)
@@ -138,20 +178,22 @@ class AugmentedBatches:
             yield frames, torch.ones(size, 1), torch.from_numpy(self._stills.truth[chosen])
 
 
-def judge(task: VisualTask) -> tuple[float, tuple[Score, ...]]:
-    """The temperature fitted on dev, and the scores on dev and test, accuracy with its 95 % interval."""
-    on_dev = task.results(task.dev)
-    temperature = fit_temperature(on_dev.logits, on_dev.truth)
+def judge(task: VisualTraining) -> tuple[float, tuple[Score, ...]]:
+    """The temperature fitted on dev, and the scores on dev and test with 95 % intervals of the common ones."""
+    held_out = task.held_out()
+    temperature = fit_temperature(held_out["dev"].logits, held_out["dev"].truth)
+    with_interval = {"accuracy": accuracy, "weighted_f1": weighted_f1}
     scores = []
-    for split, evaluation in {"dev": on_dev, "test": task.results(task.test)}.items():
-        data = f"FER2013 {split}, {len(evaluation.truth)} faces"
+    for split, evaluation in held_out.items():
+        data = f"{task.corpus.name} {split}, {len(evaluation.truth)} {task.unit}"
         figures = {
             **evaluation.metrics(),
             "calibration_error_before": evaluation.calibration_error(),
             "calibration_error": evaluation.calibration_error(temperature),
         }
         for metric, value in figures.items():
-            interval = bootstrap_interval(evaluation.counts, accuracy) if metric == "accuracy" else None
+            measure = with_interval.get(metric)
+            interval = bootstrap_interval(evaluation.counts, measure) if measure else None
             scores.append(Score(part="visual", data=data, metric=metric, value=value, interval=interval))
             log.info("%s: %s %.4f %s", data, metric, value, interval or "")
     return temperature, tuple(scores)
