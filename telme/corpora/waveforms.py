@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
-from av import FFmpegError
-from faster_whisper.audio import decode_audio
+from av.error import FFmpegError
 
 from telme.corpora import decoding
 from telme.corpora.decoding import DecodedFiles, DecodeError
@@ -49,12 +49,22 @@ def read(path: Path) -> Samples:
             samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
             samples = soxr.resample(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
         else:
-            samples = decode_audio(str(path), SAMPLE_RATE_HZ)
+            samples = _sound_of_video(path)
     except (OSError, soundfile.LibsndfileError, FFmpegError, IndexError, ValueError) as error:
         raise WaveformError(f"{path} holds no readable sound ({error}).") from error
     if not samples.size or not np.isfinite(samples).all():
         raise WaveformError(f"{path} holds no samples, or some that are not numbers.")
     return np.ascontiguousarray(samples, np.float32)
+
+
+def _sound_of_video(path: Path) -> Samples:
+    # FFmpeg mixes integers so that they cannot overflow; floats would come out louder, and above 1.
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+    with av.open(str(path)) as container:
+        heard = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    heard += resampler.resample(None)  # what the filter still holds
+    samples = np.concatenate([chunk.to_ndarray()[0] for chunk in heard])
+    return np.asarray(samples / 32768, np.float32)
 
 
 def load(corpus: str, utterances: Sequence[Utterance], min_s: float, files: DecodedFiles | None = None) -> list[Clip]:
