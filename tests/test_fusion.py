@@ -9,7 +9,7 @@ from torch import Tensor
 
 from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions, shift_weight
-from telme.training.company import Material, Pairing
+from telme.training.company import Material, Paired, Pairing
 from telme.training.config import FusionSettings, Schedule
 from telme.training.encodings import Encodings
 from telme.training.fusion import FusionTask, judge
@@ -179,6 +179,32 @@ def test_an_emotion_that_no_face_shows_has_no_face() -> None:
     company = Material(at_hand.text, at_hand.audio, faces).pair(Pairing(), np.random.default_rng(0))
     joyful = at_hand.text.truth == MELD.index("joy")
     np.testing.assert_array_equal(company.visual_present.numpy() == 0, joyful)
+
+
+def test_utterances_of_one_corpus_keep_their_own_clips() -> None:
+    ids = tuple("abcdefgh")
+    truth = np.arange(8) % LABELS
+    text = Encodings(torch.randn(8, TEXT), truth, ids)
+    audio = Encodings(torch.randn(6, AUDIO), truth[:6], ids[:6])  # the clips of g and h could not be read
+    visual = Encodings(torch.randn(7, VISUAL), truth[1:][::-1].copy(), ids[1:][::-1])  # nor the pictures of a
+    whole = Paired(text, audio, visual).pair(Pairing(), np.random.default_rng(0))
+    assert whole.audio_present.tolist() == [1] * 6 + [0] * 2
+    assert whole.visual_present.tolist() == [0] + [1] * 7
+    assert torch.equal(whole.text, text.vectors)
+    assert torch.equal(whole.audio[:6], audio.vectors)
+    assert torch.equal(whole.visual[1:], visual.vectors.flip(0))
+    np.testing.assert_array_equal(whole.truth, truth)
+
+
+def test_whole_utterances_lose_and_swap_clips_as_often_as_asked() -> None:
+    ids = tuple(map(str, range(600)))
+    text, audio, visual = (clusters(600, size, size, 0.5) for size in (TEXT, AUDIO, VISUAL))
+    own = Paired(*(Encodings(part.vectors, part.truth, ids) for part in (text, audio, visual)))
+    company = own.pair(Pairing(audio_missing=0.3, unmatched=0.2), np.random.default_rng(0))
+    assert 0.22 < 1 - company.audio_present.mean() < 0.38
+    assert company.visual_present.all()
+    strangers = (company.visual != visual.vectors).any(dim=1).float().mean()
+    assert 0.13 < strangers < 0.27
 
 
 def test_training_learns_when_to_be_moved(tmp_path: Path) -> None:
