@@ -91,7 +91,9 @@ def test_bad_clips_are_skipped_and_counted(tmp_path: Path, video: Path, caplog: 
         seen = footage.load("corpus", everyone, SPEC, DecodedFiles(tmp_path / "decoded"))
     assert [clip.utterance.id for clip in seen] == ["first", "last"]
     assert [len(clip.pictures()) for clip in seen] == [4, 4]
-    assert "corpus: 3 utterances left out: video file unreadable" in caplog.text
+    assert "corpus: 2 utterances left out: video file unreadable" in caplog.text
+    assert "corpus: 1 utterances left out: file missing" in caplog.text
+    assert "gone.mp4 cannot be read (No such file or directory)" in caplog.text
     assert "corpus: 1 utterances left out: no video file" in caplog.text
 
 

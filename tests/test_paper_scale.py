@@ -221,6 +221,36 @@ def test_without_clips_a_sentence_says_where_they_belong(
     assert "No utterance of the dev split of MELD has a video that can be read; put the clips into" in said
 
 
+MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no such teacher": ("teacher", {"backbone": "/no/such/folder"}, "/no/such/folder is no folder of transformers"),
+    "no such encoder": ("visual", {"backbone": "/no/such/folder"}, "/no/such/folder is no folder of transformers"),
+    "crops": ("visual", {"input": {"kind": "face_crops"}}, "set visual.input.kind: frames"),
+    "frames": ("visual", {"input": {"frames": 4}}, "looks at 8 frames and visual.input.frames is 4"),
+    "stills": ("visual", {"corpus": "iemocap"}, "visual.corpus is iemocap and conversations is meld"),
+    "strangers": ("audio", {"corpora": ["iemocap"]}, "audio.corpora names iemocap, but conversations is meld"),
+    "clips on stills": ("visual", {"corpus": "fer2013", "input": {"kind": "face_crops"}}, "describe a face_cnn"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_setting_that_does_not_fit_is_one_sentence(
+    mistake: str, tmp_path: Path, backbones: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, changes, said = MISTAKES[mistake]
+    path = shrunk("meld.yaml", backbones, tmp_path)
+    raw = yaml.safe_load(path.read_text())
+    for name, value in changes.items():
+        raw[stage][name] = raw[stage][name] | value if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(raw))
+    (tmp_path / "meld").mkdir()
+    for split in meld.CLIPS:
+        (tmp_path / "meld" / f"{split}_sent_emo.csv").write_text("Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\n")
+    assert cli.main([str(path), "--corpora", str(tmp_path), "--output", str(tmp_path / "run"), "--stage", stage]) == 2
+    error = capsys.readouterr().err
+    assert said in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize("name", ["meld.yaml", "iemocap.yaml"])
 def test_the_configurations_are_the_paper_s(name: str) -> None:
     run = config.load(CONFIGS / name)

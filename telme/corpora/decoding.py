@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from telme.corpora.records import Utterance, log
+from telme.corpora.records import Utterance
 from telme.progress import tracked
+
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -26,7 +29,7 @@ _NAME = "array"
 class DecodeError(Exception):
     """A media file, or a stretch of one, that cannot be used.
 
-    str() says what is wrong with which file. reason: the same without the file's name, for counting.
+    message: what is wrong with which file; empty where the reason says everything. reason: for counting.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -49,9 +52,12 @@ class DecodedFiles:
         """Where the array lies that `decode` makes of `source`; it is called only if there is none yet.
 
         recipe: everything but the file that the result depends on.
-        Raises OSError where `source` is missing, and whatever `decode` raises.
+        Raises DecodeError where `source` is missing, and whatever `decode` raises.
         """
-        about = source.stat()
+        try:
+            about = source.stat()
+        except OSError as error:
+            raise DecodeError(f"{source} cannot be read ({error.strerror}).", "file missing") from error
         identity = json.dumps([str(source.resolve()), about.st_size, about.st_mtime_ns, recipe])
         path = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
         if not path.exists():

@@ -43,12 +43,8 @@ def load(corpus: str, utterances: Sequence[Utterance], spec: VisualSpec, files: 
         video, span = utterance.video, utterance.video_span_s
         if video is None:
             raise FootageError("", "no video file")
-        try:
-            return files.fetch(
-                video, f"pictures {spec.model_dump_json()} {span}", lambda: pictures(video, features, spec.frames, span)
-            )
-        except OSError as error:
-            raise FootageError(f"{video} cannot be read ({error}).", "video file unreadable") from error
+        recipe = f"pictures {spec.model_dump_json()} {span}"
+        return files.fetch(video, recipe, lambda: pictures(video, features, spec.frames, span))
 
     return [Footage(utterance, file) for utterance, file in decode_all(corpus, "pictures", utterances, decode)]
 

@@ -17,6 +17,7 @@ from telme.corpora.records import Utterance
 
 Samples = npt.NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
+RECIPE = f"sound {SAMPLE_RATE_HZ} Hz, one channel"
 
 
 class WaveformError(DecodeError):
@@ -78,17 +79,10 @@ def load(corpus: str, utterances: Sequence[Utterance], min_s: float, files: Deco
         path = utterance.audio
         if path is None:
             raise WaveformError("", "no sound file")
-        samples = read(path) if files is None else _kept(path, files)
+        samples = read(path) if files is None else decoding.read(files.fetch(path, RECIPE, lambda: read(path)))
         if len(samples) < min_s * SAMPLE_RATE_HZ:
             raise WaveformError("", f"shorter than {min_s:g} s")
         return samples
 
     decoded = decoding.decode_all(corpus, "sound", utterances, decode)
     return [Clip(corpus, utterance, samples) for utterance, samples in decoded]
-
-
-def _kept(path: Path, files: DecodedFiles) -> Samples:
-    try:
-        return decoding.read(files.fetch(path, f"{SAMPLE_RATE_HZ} Hz mono", lambda: read(path)))
-    except OSError as error:
-        raise WaveformError(f"{path} cannot be read ({error}).") from error
