@@ -117,16 +117,16 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
 async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitStack) -> list[Sink]:
     """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted."""
     sinks: list[Sink] = []
+    if settings.output.viewer_port is not None:
+        page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
+        logger.info("live page at %s", page.url)
+        sinks.append(page)
     if settings.output.json_lines:
         sinks.append(parts.enter_context(JsonLines(sys.stdout)))
     else:
         view = parts.enter_context(TerminalView(Console()))
         view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")
         sinks.append(view)
-    if settings.output.viewer_port is not None:
-        page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
-        logger.info("live page at %s", page.url)
-        sinks.append(page)
     return sinks
 
 
