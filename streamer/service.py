@@ -50,6 +50,7 @@ async def serve(settings: StreamSettings) -> None:
     (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
     """
     async with AsyncExitStack() as parts:
+        stopping = parts.enter_context(_signals())
         publisher = await parts.enter_async_context(connected_publisher(settings))
         models = await asyncio.to_thread(load_models, settings)
         manifest = models.recognizer.bundle.manifest
@@ -65,7 +66,7 @@ async def serve(settings: StreamSettings) -> None:
             _answer_requests(publisher, pipeline, lag)
             publisher.ready(_info(settings, models.recognizer))
         try:
-            await _run_until_signal(pipeline, publisher, settings.stop_s)
+            await _run_until(stopping, pipeline, publisher, settings.stop_s)
         finally:
             logger.info("stream ended", extra=status(pipeline, publisher, lag))
 
@@ -171,18 +172,16 @@ def _info(settings: StreamSettings, recognizer: Recognizer) -> Info:
     )
 
 
-async def _run_until_signal(pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
+async def _run_until(stopping: asyncio.Event, pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
     running = asyncio.create_task(pipeline.run(), name="pipeline")
     waited_for: set[asyncio.Task[Any]] = {running}
     if publisher is not None:
         waited_for.add(asyncio.create_task(publisher.failure(), name="mqtt-failure"))
-    stopping = asyncio.Event()
     waited_for.add(asyncio.create_task(stopping.wait(), name="signal"))
     try:
-        with _signals(stopping):
-            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-            if running not in done:
-                await _finish(pipeline, running, stop_s)
+        done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        if running not in done:
+            await _finish(pipeline, running, stop_s)
         for task in done:
             task.result()
     finally:
@@ -203,9 +202,10 @@ async def _finish(pipeline: Pipeline, running: asyncio.Task[None], stop_s: float
 
 
 @contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a clean end; a second one ends at once."""
+def _signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set, to ask for a clean end; a second signal ends at once."""
     loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
 
     def ask() -> None:
         if stopping.is_set():
@@ -217,7 +217,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
     for number in signals:
         loop.add_signal_handler(number, ask)
     try:
-        yield
+        yield stopping
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
