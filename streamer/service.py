@@ -31,6 +31,7 @@ from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
+from telme.bundle import COMPACT, Bundle
 from telme.runtime.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,13 @@ async def serve(settings: StreamSettings) -> None:
     """
     async with AsyncExitStack() as parts:
         stopping = parts.enter_context(_signals())
+        # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
+        bundle = await asyncio.to_thread(Bundle.open, settings.recognition.bundle or COMPACT)
+        source = open_source(settings.sources, bundle.manifest.visual.rate_hz)
         publisher = await parts.enter_async_context(connected_publisher(settings))
-        models = await asyncio.to_thread(load_models, settings)
-        manifest = models.recognizer.bundle.manifest
-        source = await parts.enter_async_context(open_source(settings.sources, manifest.visual.rate_hz))
-        sinks = await _local_sinks(settings, manifest.name, parts)
+        models = await asyncio.to_thread(load_models, settings, bundle)
+        await parts.enter_async_context(source)
+        sinks = await _local_sinks(settings, bundle.manifest.name, parts)
         if publisher is not None:
             sinks.append(publisher)
         pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
@@ -64,16 +67,16 @@ async def serve(settings: StreamSettings) -> None:
         parts.callback(watching_lag.cancel)
         if publisher is not None:
             _answer_requests(publisher, pipeline, lag)
-            publisher.ready(_info(settings, models.recognizer))
+            publisher.ready(_info(settings, bundle))
         try:
             await _run_until(stopping, pipeline, publisher, settings.stop_s)
         finally:
             logger.info("stream ended", extra=status(pipeline, publisher, lag))
 
 
-def load_models(settings: StreamSettings) -> Models:
+def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
     """Load and warm up; takes seconds, so not in the event loop."""
-    recognizer = Recognizer.load(settings.recognition.bundle, threads=settings.recognition.threads)
+    recognizer = Recognizer.load(bundle, threads=settings.recognition.threads)
     transcriber = Transcriber.load(settings.transcription)
     recognizer.warm_up()
     if transcriber is not None:
@@ -163,11 +166,10 @@ def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> 
     publisher.on_said(hear)
 
 
-def _info(settings: StreamSettings, recognizer: Recognizer) -> Info:
-    manifest = recognizer.bundle.manifest
+def _info(settings: StreamSettings, bundle: Bundle) -> Info:
     return Info(
-        bundle=BundleId(name=manifest.name, sha256=recognizer.bundle.sha256),
-        labels=manifest.labels,
+        bundle=BundleId(name=bundle.manifest.name, sha256=bundle.sha256),
+        labels=bundle.manifest.labels,
         streams=(settings.stream,),
     )
 
