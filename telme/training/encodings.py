@@ -59,6 +59,10 @@ class TextPart:
             vectors[places] = self._model(self._prompter.batch([prompts[place] for place in places]), bf16)
         return Encodings(vectors, _truth(utterances))
 
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
+
 
 class AudioPart:
     """The trained audio student of a run."""
@@ -82,6 +86,10 @@ class AudioPart:
             vectors[places] = self._model((batch.features, batch.mask), bf16)
         return Encodings(vectors, _truth([clip.utterance for clip, _ in heard]))
 
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
+
 
 class VisualPart:
     """The trained visual student of a run."""
@@ -103,9 +111,13 @@ class VisualPart:
             vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
         return Encodings(vectors, stills.truth)
 
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
+
 
 class _Vectors:
-    """A frozen part on the fastest device at hand, asked for its vectors alone."""
+    """A frozen part on the fastest device at hand, asked for its vectors, and for what it reads off them."""
 
     def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
         self._device = Accelerator().device
@@ -119,6 +131,11 @@ class _Vectors:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             vectors, _ = self._model(*tensors)
         result: Tensor = vectors.float().cpu()
+        return result
+
+    @torch.inference_mode()
+    def logits(self, vectors: Tensor) -> Tensor:
+        result: Tensor = self._model.classifier(vectors.to(self._device)).cpu()
         return result
 
 

@@ -138,27 +138,24 @@ class TeacherTask:
 
 
 def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
-    """The temperature fitted on dev, and the scores on dev and test with 95 % intervals."""
+    """The temperature fitted on dev, and the scores on dev and test, weighted F1 with its 95 % interval by dialogue."""
     dev, test = corpus.split("dev"), corpus.split("test")
-    on_dev = Evaluation.of(task.logits(dev), indices(dev), MELD)
-    on_test = Evaluation.of(task.logits(test), indices(test), MELD)
+    on_dev, on_test = (Evaluation.of(task.logits(items), indices(items), MELD) for items in (dev, test))
     temperature = fit_temperature(on_dev.logits, on_dev.truth)
-    low, high = bootstrap_interval(on_test.counts)
-    data = {"dev": (on_dev, len(dev)), "test": (on_test, len(test))}
-    scores = [
-        Score(part="text", data=f"{corpus.name} {split}, {size} utterances", metric=metric, value=value)
-        for split, (evaluation, size) in data.items()
-        for metric, value in {
+    scores = []
+    for split, evaluation, items in (("dev", on_dev, dev), ("test", on_test, test)):
+        data = f"{corpus.name} {split}, {len(items)} utterances"
+        figures = {
             **evaluation.metrics(),
             "calibration_error_before": evaluation.calibration_error(),
             "calibration_error": evaluation.calibration_error(temperature),
-        }.items()
-    ]
-    test_data = f"{corpus.name} test, {len(test)} utterances"
-    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_low", value=low))
-    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_high", value=high))
-    for score in scores:
-        log.info("%s: %s %.4f", score.data, score.metric, score.value)
+        }
+        dialogues = [item.dialogue or item.id for item in items]
+        interval = bootstrap_interval(evaluation.grouped_counts(dialogues))
+        for metric, value in figures.items():
+            of_it = interval if metric == "weighted_f1" else None
+            scores.append(Score(part="text", data=data, metric=metric, value=value, interval=of_it))
+            log.info("%s: %s %.4f %s", data, metric, value, of_it or "")
     return temperature, tuple(scores)
 
 
