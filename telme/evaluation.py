@@ -110,11 +110,11 @@ def paired_bootstrap(
 ) -> Difference:
     """metric(second) - metric(first), resampling the same groups for both (Koehn, EMNLP 2004).
 
-    first, second: (G, C, C), of the same groups in the same order.
+    first, second: (G, C, C), of the same groups in the same order. Raises ValueError where their labels differ.
     The p-value is two-sided: twice the share of resamples on the other side of 0, where one more is counted, so that
     it is never 0.
     """
-    if first.shape != second.shape or (first.sum((1, 2)) != second.sum((1, 2))).any():
+    if first.shape != second.shape or (first.sum(2) != second.sum(2)).any():
         raise ValueError("a paired comparison needs the same groups")
     value = metric(second.sum(0)) - metric(first.sum(0))
     draws = zip(resample(first, resamples, seed), resample(second, resamples, seed), strict=True)

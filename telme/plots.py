@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from telme.evaluation import Floats, Reliability, reliability, softmax
 from telme.predictions import Predictions
-from telme.report import Figures
+from telme.report import FEW_GROUPS_NOTE, Figures
 
 DPI = 100
 PREDICTIONS_PX = (2000, 720)
@@ -29,14 +29,14 @@ def draw_predictions(predictions: Predictions, figures: Figures, path: Path) -> 
     _confusion(left, figures)
     _reliability(middle, predictions)
     _classes(right, figures)
-    what = f"{figures.part}: {figures.inputs}, {figures.data}, {figures.items:,} items"
+    what = f"{figures.title}, {figures.data}, {figures.items:,} items"
     score = f"weighted F1 {figures.weighted_f1:.3f}, accuracy {figures.accuracy:.3f}"
     figure.suptitle(f"{what}\n{score}" + (f"\n{figures.note}" if figures.note else ""), fontsize=13)
     figure.savefig(path)
 
 
 def draw_overview(results: Sequence[Figures], path: Path) -> None:
-    """One PNG of OVERVIEW_PX: weighted F1 of everything, with intervals, and each share of correct answers."""
+    """One PNG of OVERVIEW_PX: weighted F1 of everything, with intervals."""
     figure = _figure(OVERVIEW_PX)
     axes = figure.subplots()
     places = np.arange(len(results))[::-1]
@@ -46,13 +46,18 @@ def draw_overview(results: Sequence[Figures], path: Path) -> None:
     axes.barh(places, values, color=colours, xerr=_distances(values, ends), ecolor=_ERRORS, capsize=3)
     notes = list(dict.fromkeys(result.note for result in results if result.note))
     marks = {note: "*" * (place + 1) for place, note in enumerate(notes)}
-    names = [f"{result.part}: {result.inputs}{marks.get(result.note, '')}, {result.data}" for result in results]
+    names = [
+        f"{result.title}{marks.get(result.note, '')}{'†' * result.few_groups}, {result.data}" for result in results
+    ]
     axes.set_yticks(places, names)
     for place, value, (_, high) in zip(places, values, ends, strict=True):
         axes.text(max(value, high) + 0.012, place, f"{value:.3f}", va="center")
     axes.set_xlim(0, 1.08)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_xlabel("weighted F1, with 95 % interval" + "".join(f"\n{marks[note]} {note}" for note in notes))
+    below = [f"{marks[note]} {note}" for note in notes] + [FEW_GROUPS_NOTE] * any(one.few_groups for one in results)
+    axes.set_xlabel("\n".join(["weighted F1, with 95 % interval", *below]))
+    axes.set_title("Weighted F1 of each part by itself (light) and of combinations (dark)", fontsize=12)
+    axes.set_ylim(-0.7, len(results) - 0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -113,10 +118,11 @@ def _classes(axes: Axes, figures: Figures) -> None:
     ends = np.array([one.f1_interval for one in figures.classes])
     places = np.arange(len(values))[::-1]
     axes.barh(places, values, color=_BARS, xerr=_distances(values, ends), ecolor=_ERRORS, capsize=3)
-    for place, value, (_, high) in zip(places, values, ends, strict=True):
-        axes.text(max(value, high) + 0.02, place, f"{value:.2f}", va="center", fontsize=9)
+    for place, one, (_, high) in zip(places, figures.classes, ends, strict=True):
+        text = f"{one.f1:.2f}" if one.items else "no items"
+        axes.text(max(one.f1, high) + 0.02, place, text, va="center", fontsize=9)
     axes.set_yticks(places, [f"{one.label}\n({one.items:,})" for one in figures.classes])
-    axes.set(xlim=(0, 1.12), xlabel="F1, with 95 % interval")
+    axes.set(xlim=(0, 1.12), xlabel=f"F1, with 95 % interval over {'only ' * figures.few_groups}{figures.resampled}")
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_title("F1 by emotion (and number of items)", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,8 @@ from rich.text import Text
 from telme.evaluation import Difference, accuracy, bootstrap_class_f1, bootstrap_interval, macro_f1, weighted_f1
 from telme.predictions import Predictions
 
-FEW_GROUPS = 20  # below, the ends of an interval by group are themselves a matter of chance
+FEW_GROUPS = 20  # fewer do not show how much groups differ
+FEW_GROUPS_NOTE = f"† fewer than {FEW_GROUPS} groups: the interval is usually too narrow"
 
 Interval = tuple[float, float]
 
@@ -31,7 +32,24 @@ class ClassFigures(_Model):
     f1_interval: Interval
 
 
-class Figures(_Model):
+class _Resampled(_Model):
+    """Items, and the groups that intervals come from."""
+
+    items: int
+    groups: int
+    grouped_by: str
+
+    @property
+    def resampled(self) -> str:
+        """Such as "280 dialogues"."""
+        return "items" if self.grouped_by == "item" else f"{self.groups} {self.grouped_by}s"
+
+    @property
+    def few_groups(self) -> bool:
+        return self.groups < FEW_GROUPS
+
+
+class Figures(_Resampled):
     """How good one set of predictions is. Intervals hold 95 %, from resampling the groups."""
 
     name: str
@@ -39,9 +57,6 @@ class Figures(_Model):
     inputs: str
     data: str
     note: str
-    items: int
-    groups: int
-    grouped_by: str
     weighted_f1: float
     weighted_f1_interval: Interval
     macro_f1: float
@@ -52,6 +67,10 @@ class Figures(_Model):
     calibration_error: float = Field(description="the same after division by the temperature")
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...] = Field(description="row: what it is; column: what was said")
+
+    @property
+    def title(self) -> str:
+        return self.part if self.part == self.inputs else f"{self.part}: {self.inputs}"
 
     @classmethod
     def of(cls, predictions: Predictions) -> Self:
@@ -102,13 +121,10 @@ class Report(_Model):
     results: tuple[Figures, ...]
 
 
-class Comparison(_Model):
+class Comparison(_Resampled):
     """How much better the second of two runs is."""
 
     name: str
-    items: int
-    groups: int
-    grouped_by: str
     first_weighted_f1: float
     second_weighted_f1: float
     difference: float
@@ -149,38 +165,51 @@ def tables(results: Sequence[Figures]) -> Group:
         overall.add_row(
             *what,
             f"{result.items:,}",
-            "items" if result.grouped_by == "item" else f"{result.groups} {result.grouped_by}s",
+            _resampled(result),
             _with_interval(result.weighted_f1, result.weighted_f1_interval),
             f"{result.macro_f1:.3f}",
             _with_interval(result.accuracy, result.accuracy_interval),
-            f"{result.calibration_error_before:.3f} → {result.calibration_error:.3f}",
+            _calibration(result),
         )
         by_emotion.add_row(*what, *(f"{one.f1:.2f}" if one.items else "-" for one in result.classes))
     below = [f"{marks[note].strip()} {note}" for note in notes]
-    below.append("calibration error: expected, before → after division by the temperature")
-    if any(result.groups < FEW_GROUPS for result in results):
-        below.append(f"An interval over fewer than {FEW_GROUPS} speakers or dialogues is only a hint of its width.")
+    if any(result.few_groups for result in results):
+        below.append(FEW_GROUPS_NOTE)
+    below.append("calibration error: expected, before → after division by the temperature where there is one")
+    if any(not one.items for result in results for one in result.classes):
+        below.append("- no item has this emotion; macro F1 counts it as 0")
     return Group(overall, by_emotion, Text("\n".join(below)))
 
 
 def comparison_table(comparisons: Sequence[Comparison], first: str, second: str) -> Table:
-    """Weighted F1 of both runs and their difference."""
-    table = Table(title="Weighted F1, paired bootstrap over the same items")
-    table.add_column("predictions")
-    for name in ("items", "resampled", first, second, "difference [95 %]", "p"):
+    """Weighted F1 of both runs, called `first` and `second`, and their difference."""
+    notes = [FEW_GROUPS_NOTE] * any(one.few_groups for one in comparisons)
+    caption = "\n".join((f"A: {first}", f"B: {second}", *notes))
+    table = Table(title="Weighted F1, paired bootstrap over the same items", caption=caption)
+    table.add_column("predictions", no_wrap=True)
+    for name in ("items", "resampled", "A", "B", "B - A [95 %]", "p"):
         table.add_column(name, justify="right")
     for one in comparisons:
         low, high = one.interval
         table.add_row(
             one.name,
             f"{one.items:,}",
-            "items" if one.grouped_by == "item" else f"{one.groups} {one.grouped_by}s",
+            _resampled(one),
             f"{one.first_weighted_f1:.3f}",
             f"{one.second_weighted_f1:.3f}",
             f"{one.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
             f"{one.p_value:.3f}",
         )
     return table
+
+
+def _resampled(one: _Resampled) -> str:
+    return one.resampled + " †" * one.few_groups
+
+
+def _calibration(result: Figures) -> str:
+    after = f"{result.calibration_error:.3f}"
+    return after if result.temperature == 1 else f"{result.calibration_error_before:.3f} → {after}"
 
 
 def _with_interval(value: float, interval: Interval) -> str:
