@@ -21,8 +21,8 @@ from telme.features.text import Turn
 from telme.labels import FER2013, MELD
 from telme.predictions import Predictions
 from telme.training import checkpoint
+from telme.training.answers import COMBINATIONS, Encoded, company, grouping
 from telme.training.encodings import Encodings, TextPart
-from telme.training.evaluate import COMBINATIONS, Encoded, company, grouping
 from telme.training.evaluate_cli import main
 
 pytestmark = pytest.mark.slow  # eleven plots
