@@ -16,7 +16,7 @@ from telme.training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-_PLAIN_WIDTH = 160  # where there is no terminal to fit into, tables are not folded
+_PLAIN_WIDTH = 180  # where there is no terminal to fit into, tables are not folded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
