@@ -40,7 +40,7 @@ def train(config: TrainingConfig) -> None:
     corpus = meld.load(config.corpora / "meld")
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
-    tokenizer, spec = prepare_tokenizer(settings)
+    tokenizer, spec = prepare_tokenizer(locate(settings.backbone), settings.speakers, settings.max_tokens)
     model = Teacher.pretrained(
         locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(MELD)
     )
@@ -65,21 +65,24 @@ def train(config: TrainingConfig) -> None:
     log.info("text teacher written to %s", folder)
 
 
-def prepare_tokenizer(settings: TeacherSettings) -> tuple[Tokenizer, TextSpec]:
-    """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt."""
-    source = AutoTokenizer.from_pretrained(locate(settings.backbone))
+def prepare_tokenizer(backbone: str, speakers: int, max_tokens: int) -> tuple[Tokenizer, TextSpec]:
+    """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt.
+
+    backbone: name on the model hub, or a folder.
+    """
+    source = AutoTokenizer.from_pretrained(backbone)
     tokenizer: Tokenizer = source.backend_tokenizer
-    speakers = tuple(f"<s{number}>" for number in range(1, settings.speakers + 1))
-    tokenizer.add_special_tokens([AddedToken(speaker, special=True, normalized=False) for speaker in speakers])
+    tokens = tuple(f"<s{number}>" for number in range(1, speakers + 1))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     spec = TextSpec(
         tokenizer_sha256=sha256(tokenizer.to_str(pretty=True).encode()).hexdigest(),
-        max_tokens=settings.max_tokens,
+        max_tokens=max_tokens,
         separator_token=source.sep_token,
         mask_token=source.mask_token,
         pad_token=source.pad_token,
-        speaker_tokens=speakers,
+        speaker_tokens=tokens,
     )
     return tokenizer, spec
 
