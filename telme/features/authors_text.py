@@ -13,9 +13,6 @@ from tokenizers import Tokenizer
 from telme.bundle import TextSpec
 from telme.features.text import Ids, Prompter, Turn
 
-# Special tokens of RoBERTa, spelled out in the string, count as such wherever they stand.
-_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-
 
 def prompter(spec: TextSpec, tokenizer: Tokenizer) -> Prompter:
     """What makes prompts as the specification says. Raises BundleError as Prompter does."""
@@ -31,8 +28,9 @@ class AuthorsPrompter(Prompter):
         self._separator = spec.separator_token
         self._mask = spec.mask_token
         self._speaker_tokens = frozenset(spec.speaker_tokens)
-        known = {spec.separator_token, spec.mask_token, spec.pad_token, *spec.speaker_tokens, *_ROBERTA}
-        self._specials = re.compile("(" + "|".join(map(re.escape, sorted(known))) + ")")
+        # They count as special wherever they stand, in what somebody says too.
+        known = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        self._specials = re.compile("(" + "|".join(map(re.escape, known)) + ")")
 
     def encode(self, turns: Sequence[Turn], numbers: Sequence[int] | None = None) -> Ids:
         """Prompt for the last of `turns`: (L,), L at most the specification's max_tokens; its front may be cut off.
@@ -63,9 +61,9 @@ class AuthorsPrompter(Prompter):
             before = parts[place - 1] if place else ""
             after = parts[place + 1] if place + 1 < len(parts) else ""
             if before in self._speaker_tokens:
-                part = part.lstrip()  # noqa: PLW2901 - the rule is a sequence of strips
+                part = part.lstrip()
             if after in self._speaker_tokens or after == self._mask:
-                part = part.rstrip()  # noqa: PLW2901
+                part = part.rstrip()
             ids += self._tokenizer.encode(part, add_special_tokens=False).ids
         return ids
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from telme.bundle import TextSpec
 from telme.corpora.records import Utterance
-from telme.features.text import Prompter
+from telme.features.authors_text import prompter
 from telme.losses import feature_loss, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.training import checkpoint
@@ -38,10 +38,10 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance]) -> dict[str, Answ
     about, teacher = checkpoint.load(folder, Teacher, TeacherDimensions)
     if not isinstance(about.preprocessing, TextSpec):
         raise ValueError(f"{folder} is no text part")
-    prompter = Prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
+    prompts = prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
     answers = {}
     for utterance in asked:
-        input_ids, attention_mask = prompter.batch([prompter.encode(utterance.turns)])
+        input_ids, attention_mask = prompts.batch([prompts.encode(utterance.turns)])
         vectors, logits = teacher(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
         answers[utterance.id] = Answer(vectors[0].clone(), logits[0].clone())
     return answers

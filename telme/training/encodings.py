@@ -16,7 +16,7 @@ from telme.bundle import AudioSpec, TextSpec, VisualSpec
 from telme.corpora.records import Utterance
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
-from telme.features.text import Prompter
+from telme.features.authors_text import prompter
 from telme.features.video import pad
 from telme.labels import MELD
 from telme.models.audio import AudioDimensions, AudioStudent
@@ -49,7 +49,7 @@ class TextPart:
         spec = self.about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        self._prompter = Prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        self._prompter = prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
         self._model = _Vectors(model)
 
     def encode(self, utterances: Sequence[Utterance], bf16: bool = False) -> Encodings:
