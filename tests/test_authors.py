@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
 from authors_release import Miniature, byte_level_tokenizer
 from tokenizers import pre_tokenizers
@@ -15,6 +17,9 @@ from export import cli
 from export.cli import main
 from export.releases import RELEASES
 from telme.bundle import COMPACT, AudioSpec, Bundle, BundleError, FusionSpec, TextSpec, VisualSpec
+from telme.corpora import waveforms
+from telme.features.audio import AudioFeatures
+from telme.features.video import VideoFeatures
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.fusion import ASF, FusionDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -73,6 +78,50 @@ def test_the_audio_student_answers_as_theirs(imported: Imported) -> None:
     _, ours = checkpoint.load(imported.run / "audio", AudioStudent, AudioDimensions)
     samples = torch.randn(3, 900, generator=torch.Generator().manual_seed(2))
     agree(ours(samples, torch.ones(3, 900, dtype=torch.bool)), imported.theirs.audio(samples))
+
+
+@torch.inference_mode()
+def test_speech_is_prepared_as_theirs(imported: Imported) -> None:
+    """22,050 Hz taken for 16,000, scaled as a whole, the tail kept, zeros in front that count as sound."""
+    about, ours = checkpoint.load(imported.run / "audio", AudioStudent, AudioDimensions)
+    assert isinstance(about.preprocessing, AudioSpec)
+    recording = Path(__file__).parent / "data" / "jfk.flac"
+    speech = waveforms.read(recording, about.preprocessing.source_rate_hz)
+    stored, rate_hz = soundfile.read(recording, dtype="float32")
+    assert rate_hz != 22050
+    np.testing.assert_allclose(speech, soxr.resample(stored, rate_hz, 22050, quality="HQ"), atol=1e-6)
+
+    clips = [speech[20000 : 20000 + length] for length in (500, 760, 1500)]
+    kept = 800  # samples: the miniature's max_s times 16,000
+    scaled = [((clip - clip.mean()) / np.sqrt(clip.var() + 1e-7))[-kept:] for clip in clips]
+    padded = np.stack([np.concatenate([np.zeros(kept - len(clip)), clip]) for clip in scaled]).astype(np.float32)
+    features = AudioFeatures(about.preprocessing)
+    batch = features.batch([item for clip in clips if (item := features.extract(clip)) is not None])
+    np.testing.assert_allclose(batch.features, padded, atol=EXACT)
+    agree(
+        ours(torch.from_numpy(batch.features), torch.from_numpy(batch.mask)),
+        imported.theirs.audio(torch.from_numpy(padded)),
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("count", [3, 8, 9, 31])
+def test_pictures_are_chosen_and_coloured_as_theirs(imported: Imported, count: int) -> None:
+    """Of the frames numbered from 1 those that N // 8 divides, the first eight; BGR with ImageNet's RGB figures."""
+    about, ours = checkpoint.load(imported.run / "visual", VisualStudent, VisualDimensions)
+    assert isinstance(about.preprocessing, VisualSpec)
+    rgb = np.random.default_rng(5).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    numbers = {3: [1, 2, 3, 3, 3, 3, 3, 3], 8: range(1, 9), 9: range(1, 9), 31: range(3, 25, 3)}[count]
+    bgr = np.stack([rgb[number - 1][..., [2, 1, 0]] for number in numbers]) / 255
+    pixels = ((bgr - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2)[None]
+
+    features = VideoFeatures(about.preprocessing, None)
+    prepared = [picture for frame in rgb if (picture := features.prepare(frame)) is not None]
+    batch = features.batch([features.select(prepared)])
+    agree(
+        ours(torch.from_numpy(batch.frames), torch.from_numpy(batch.mask)),
+        imported.theirs.video(torch.from_numpy(pixels.astype(np.float32))),
+    )
 
 
 @torch.inference_mode()
@@ -160,7 +209,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "whole numbers": (_change(AUDIO_FILE, lambda state: state.update({"W.bias": state["W.bias"].long()})), "W.bias"),
     "half a file": (lambda release: (release / "teacher.bin").write_bytes(b"PK\3\4half"), "teacher.bin"),
     "no tensors": (lambda release: torch.save([1, 2], release / "teacher.bin"), "teacher.bin"),
-    "harmful code": (lambda release: (release / "teacher.bin").write_bytes(pickle.dumps(Harmful(), protocol=2)), "teacher.bin"),
+    "harmful code": (
+        lambda release: (release / "teacher.bin").write_bytes(pickle.dumps(Harmful(), protocol=2)),
+        "teacher.bin",
+    ),
     "harmful code in a zip": (lambda release: torch.save({"x": Harmful()}, release / "teacher.bin"), "teacher.bin"),
 }
 

@@ -1,4 +1,4 @@
-"""The sound of utterances: decoded, at 16 kHz, one channel."""
+"""The sound of utterances: decoded, at one rate, one channel."""
 
 import logging
 from collections import Counter
@@ -30,7 +30,7 @@ class Clip:
     """An utterance with its sound.
 
     corpus: the key of the corpus that it comes from, such as "ravdess".
-    samples: (n,) in [-1, 1], 16 kHz.
+    samples: (n,) in [-1, 1], at the rate they were loaded at.
     """
 
     corpus: str
@@ -38,17 +38,17 @@ class Clip:
     samples: Samples
 
 
-def read(path: Path) -> Samples:
-    """Decode a sound or video file to samples (n,) in [-1, 1], 16 kHz, all channels mixed to one.
+def read(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
+    """Decode a sound or video file to samples (n,) in [-1, 1] at a rate, all channels mixed to one.
 
     Raises WaveformError where the file is missing, damaged or silent in the sense of having no sound at all.
     """
     try:
         if path.suffix.lower() in (".wav", ".flac"):  # ten times faster than FFmpeg on short clips
             samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-            samples = soxr.resample(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
+            samples = soxr.resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
         else:
-            samples = decode_audio(str(path), SAMPLE_RATE_HZ)
+            samples = decode_audio(str(path), sample_rate_hz)
     except (OSError, soundfile.LibsndfileError, FFmpegError, IndexError, ValueError) as error:
         raise WaveformError(f"{path} holds no readable sound ({error}).") from error
     if not samples.size or not np.isfinite(samples).all():
@@ -56,7 +56,9 @@ def read(path: Path) -> Samples:
     return np.ascontiguousarray(samples, np.float32)
 
 
-def load(corpus: str, utterances: Iterable[Utterance], min_s: float) -> list[Clip]:
+def load(
+    corpus: str, utterances: Iterable[Utterance], min_s: float, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> list[Clip]:
     """Decode all utterances of a corpus into memory.
 
     Those without sound, with a damaged file or shorter than `min_s` are left out, counted and logged.
@@ -68,12 +70,12 @@ def load(corpus: str, utterances: Iterable[Utterance], min_s: float) -> list[Cli
             dropped["no sound file"] += 1
             continue
         try:
-            samples = read(utterance.audio)
+            samples = read(utterance.audio, sample_rate_hz)
         except WaveformError as error:
             log.warning("%s", error)
             dropped["sound file unreadable"] += 1
             continue
-        if len(samples) < min_s * SAMPLE_RATE_HZ:
+        if len(samples) < min_s * sample_rate_hz:
             dropped[f"shorter than {min_s:g} s"] += 1
             continue
         clips.append(Clip(corpus, utterance, samples))

@@ -59,7 +59,11 @@ def train(config: TrainingConfig) -> None:
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
     model = _student(settings)
-    speech = {name: waveforms.load(name, corpus.utterances, settings.input.min_s) for name, corpus in corpora.items()}
+    input_ = settings.input
+    speech = {
+        name: waveforms.load(name, corpus.utterances, input_.min_s, input_.source_rate_hz)
+        for name, corpus in corpora.items()
+    }
     clips = [clip for name in settings.corpora for clip in speech[name]]
     answers = ask_teacher(config.folder / "text", (clip.utterance for clip in clips))
     task = AudioTask(model, clips, settings, config.seed, answers)

@@ -124,7 +124,9 @@ def encode(
     clips = [
         clip
         for name in config.audio.corpora
-        for clip in waveforms.load(name, CORPORA[name](config.corpora / name).utterances, audio.spec.min_s)
+        for clip in waveforms.load(
+            name, CORPORA[name](config.corpora / name).utterances, audio.spec.min_s, audio.spec.source_rate_hz
+        )
     ]
     material = {}
     for split in SPLITS:
