@@ -7,8 +7,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -27,6 +29,8 @@ from telme.training.teacher import prepare_tokenizer
 log = logging.getLogger(__name__)
 
 TOKENIZER = "roberta-large"  # whose tokenizer their teacher reads with; the release does not hold it
+
+AnyPart = Teacher | AudioStudent | VisualStudent | ASF
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def import_release(folder: Path, release: Release, output: Path, tokenizer: str 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists; choose another --output, or remove it.")
     words, text_spec = _tokenizer(tokenizer, release)
-    models: dict[PartName, Teacher | AudioStudent | VisualStudent | ASF] = {
+    models: dict[PartName, AnyPart] = {
         "text": Teacher(release.text),
         "audio": AudioStudent(release.audio),
         "visual": VisualStudent(release.visual),
@@ -96,25 +100,33 @@ def import_release(folder: Path, release: Release, output: Path, tokenizer: str 
         "visual": release.visual_spec,
         "fusion": release.fusion_spec,
     }
-    for part, model in models.items():
-        about = Checkpoint(
-            part=part,
-            labels=release.labels,
-            architecture=asdict(model.dimensions),
-            preprocessing=specifications[part],
-            corpora=(release.corpus,),
-            licence=f"whatever the TelME authors and {release.corpus} allow",
-            config=release.name,
-            seed=42,
-            commit=f"yuntaeyang/TelME {COMMIT}",
-        )
-        try:
-            checkpoint.save(output / part, about, model, words if part == "text" else None)
-        except OSError as error:
-            raise ExportError(
-                f"Cannot write {output / part} ({error.strerror}); make room or choose another --output."
-            ) from error
-        log.info("%s: %.1f million weights from %s", part, _size(model) / 1e6, LAYOUTS[part].file)
+    abouts = {part: _about(part, release, model, specifications[part]) for part, model in models.items()}
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:  # so that no half run stays
+            run = Path(aside) / "run"
+            for part, model in models.items():
+                checkpoint.save(run / part, abouts[part], model, words if part == "text" else None)
+                log.info("%s: %.1f million weights from %s", part, _size(model) / 1e6, LAYOUTS[part].file)
+            run.rename(output)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"Cannot write {output} ({error}); make room or choose another --output.") from error
+
+
+def _about(
+    part: PartName, release: Release, model: AnyPart, specification: TextSpec | AudioSpec | VisualSpec | FusionSpec
+) -> Checkpoint:
+    return Checkpoint(
+        part=part,
+        labels=release.labels,
+        architecture=asdict(model.dimensions),
+        preprocessing=specification,
+        corpora=(release.corpus,),
+        licence=f"whatever the TelME authors and {release.corpus} allow",
+        config=release.name,
+        seed=42,
+        commit=f"yuntaeyang/TelME {COMMIT}",
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"telme-export: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("telme-export: interrupted; no bundle was written.\n")
+        sys.stderr.write("telme-export: interrupted; nothing was written.\n")
         return 130
     return 0
 

@@ -256,6 +256,22 @@ def test_a_folder_in_use_is_left_alone(meld: Imported, tmp_path: Path, capsys: p
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_disk_that_cannot_be_written_leaves_no_half_run(
+    meld: Imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = checkpoint.save_file
+
+    def full_disk(tensors: dict[str, Tensor], path: Path) -> None:
+        if path.parent.name == "fusion":
+            raise OSError(28, "No space left on device")
+        write(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    assert meld.command(run=tmp_path / "run") == 2
+    assert "No space left" in sentence(capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_imported_run_becomes_no_bundle(
     imported: Imported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
