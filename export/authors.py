@@ -24,7 +24,7 @@ from telme.models.teacher import Teacher
 from telme.models.visual import VisualStudent
 from telme.training import checkpoint
 from telme.training.checkpoint import Checkpoint
-from telme.training.teacher import prepare_tokenizer
+from telme.training.tokenizer import prepare_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,11 @@ def import_release(folder: Path, release: Release, output: Path, tokenizer: str 
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists; choose another --output, or remove it.")
+    for layout in LAYOUTS.values():
+        if not (folder / layout.file).is_file():
+            raise ExportError(
+                f"There is no {folder / layout.file}; give the authors' save_model folder of one data set, unpacked."
+            )
     words, text_spec = _tokenizer(tokenizer, release)
     models: dict[PartName, AnyPart] = {
         "text": Teacher(release.text),
@@ -132,10 +137,8 @@ def _about(
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A state dict that `torch.save` has written, read without running what a pickle may hold.
 
-    Raises ExportError where it is missing, damaged, or anything but named tensors.
+    Raises ExportError where it is damaged, or anything but named tensors.
     """
-    if not path.is_file():
-        raise ExportError(f"There is no {path}; give the authors' save_model folder of one data set, unpacked.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle breaks in many ways, and so does a zip file

@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer
 
-from telme.bundle import Score, TextSpec
+from telme.bundle import Score
 from telme.corpora import meld
 from telme.corpora.records import Corpus, Utterance
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
@@ -25,6 +22,7 @@ from telme.training.config import TeacherSettings, TrainingConfig
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
 from telme.training.text_noise import Recogniser
+from telme.training.tokenizer import prepare_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +61,6 @@ def train(config: TrainingConfig) -> None:
     )
     checkpoint.save(folder, about, model, tokenizer)
     log.info("text teacher written to %s", folder)
-
-
-def prepare_tokenizer(backbone: str, speakers: int, max_tokens: int) -> tuple[Tokenizer, TextSpec]:
-    """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt.
-
-    backbone: name on the model hub, or a folder.
-    """
-    source = AutoTokenizer.from_pretrained(backbone)
-    tokenizer: Tokenizer = source.backend_tokenizer
-    tokens = tuple(f"<s{number}>" for number in range(1, speakers + 1))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    spec = TextSpec(
-        tokenizer_sha256=sha256(tokenizer.to_str(pretty=True).encode()).hexdigest(),
-        max_tokens=max_tokens,
-        separator_token=source.sep_token,
-        mask_token=source.mask_token,
-        pad_token=source.pad_token,
-        speaker_tokens=tokens,
-    )
-    return tokenizer, spec
 
 
 class TeacherTask:
