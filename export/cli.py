@@ -9,37 +9,54 @@ from typing import cast, get_args
 
 from rich.logging import RichHandler
 
-from export import bundle
+from export import authors, bundle
 from export.errors import ExportError
 from export.part import PartName
+from export.releases import RELEASES
 from telme.bundle import Precision
 from telme.training.face_detector import SOURCE
 
 log = logging.getLogger(__name__)
 
+IMPORT = "import-authors"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one sentence about what to mend."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    importing = arguments[:1] == [IMPORT]
+    options = _import_parser().parse_args(arguments[1:]) if importing else _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
-        made = bundle.export(
-            options.run,
-            options.output,
-            options.corpora,
-            precisions=precisions(options.precision),
-            licences=licences(options.licences),
-            detector=options.face_detector,
-        )
+        if importing:
+            _import_authors(options)
+        else:
+            _export(options)
     except ExportError as error:
         sys.stderr.write(f"telme-export: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("telme-export: interrupted; no bundle was written.\n")
+        sys.stderr.write("telme-export: interrupted; nothing was written.\n")
         return 130
+    return 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    made = bundle.export(
+        options.run,
+        options.output,
+        options.corpora,
+        precisions=precisions(options.precision),
+        licences=licences(options.licences),
+        detector=options.face_detector,
+    )
     size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
     log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
-    return 0
+
+
+def _import_authors(options: argparse.Namespace) -> None:
+    authors.import_release(options.release, RELEASES[options.dataset], options.output, options.tokenizer)
+    log.info("run written to %s", options.output)
 
 
 def precisions(text: str) -> dict[PartName, Precision]:
@@ -67,7 +84,11 @@ def licences(folder: Path | None) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="telme-export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="telme-export",
+        description=__doc__,
+        epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights.",
+    )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
     parser.add_argument(
@@ -89,6 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--face-detector", default=SOURCE, metavar="FILE", help="CenterFace's ONNX file (default: %(default)s)"
+    )
+    return parser
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"telme-export {IMPORT}",
+        description="Make a run folder, for offline evaluation, of the weights that TelME's authors have released.",
+    )
+    parser.add_argument("release", type=Path, metavar="DIR", help="their save_model folder of one data set, unpacked")
+    parser.add_argument("--dataset", choices=[*RELEASES], required=True, help="what the weights were trained on")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="where the run folder goes")
+    parser.add_argument(
+        "--tokenizer",
+        default=authors.TOKENIZER,
+        metavar="SOURCE",
+        help="RoBERTa-large's tokenizer, which the release does not hold: its folder, or its name on the model hub "
+        "(default: %(default)s)",
     )
     return parser
 

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 from tokenizers import Tokenizer
 
 from export.errors import ExportError
-from telme.bundle import AudioSpec, FusionSpec, TextSpec, VisualSpec
+from telme.bundle import AudioSpec, FusionSpec, TextSpec, VisualSpec, offline_complaint
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.fusion import ASF, FusionDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -72,6 +72,8 @@ class Trained:
             _specification(run, about_visual, VisualSpec),
             _specification(run, about_fusion, FusionSpec),
         )
+        if complaint := offline_complaint(*vars(specifications).values()):
+            raise ExportError(complaint)
         tokenizer = _tokenizer(run / "text" / specifications.text.tokenizer)
         return cls(text, audio, visual, fusion, tokenizer, specifications, checkpoints)
 

@@ -12,14 +12,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from streamer.mqtt import password
 from streamer.settings import StreamSettings
 
 ENVIRONMENT_PREFIX = "TELME_"
 CONFIG_BYTES_MAX = 1 << 20
 
 # Variables that share the prefix and are no settings: the password never becomes part of what can be printed.
-PASSWORD_VARIABLE = "TELME_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a secret
-_NOT_SETTINGS = frozenset({PASSWORD_VARIABLE, "TELME_CORPORA"})
+_NOT_SETTINGS = frozenset({password.VARIABLE, "TELME_CORPORA"})
 
 Tree = dict[str, Any]
 

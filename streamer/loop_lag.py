@@ -1,12 +1,11 @@
 """How late the event loop runs: the measure of whether something blocks it."""
 
 import asyncio
-from collections import deque
 
 import numpy as np
 
 PERIOD_S = 0.01
-# Bounds memory: the last ten minutes.
+# The last ten minutes; room for them is taken at once, so that a long run shows no growth.
 SAMPLES_MAX = 60_000
 
 
@@ -14,7 +13,8 @@ class LoopLag:
     """Sleeps `PERIOD_S` again and again and keeps by how much each sleep overshot."""
 
     def __init__(self) -> None:
-        self._lags_ms: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self._lags_ms = np.zeros(SAMPLES_MAX, np.float32)
+        self._count = 0
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -22,11 +22,12 @@ class LoopLag:
         while True:
             due = loop.time() + PERIOD_S
             await asyncio.sleep(PERIOD_S)
-            self._lags_ms.append(1000 * max(0.0, loop.time() - due))
+            self._lags_ms[self._count % SAMPLES_MAX] = 1000 * max(0.0, loop.time() - due)
+            self._count += 1
 
     def p99_and_max_ms(self) -> tuple[float, float]:
         """99th percentile and maximum in milliseconds; zeros before the first sample."""
-        if not self._lags_ms:
+        if not self._count:
             return 0.0, 0.0
-        lags = np.array(self._lags_ms)
+        lags = self._lags_ms[: self._count]
         return float(np.percentile(lags, 99)), float(lags.max())

@@ -34,6 +34,8 @@ Result = TypeVar("Result")
 
 # A camera's last pictures of an utterance are looked at within this time, or the event goes out without them.
 PICTURE_WAIT_S = 0.3
+# Speech that is found now began at most this long ago; older pictures are nobody's while all is silent.
+PICTURE_MEMORY_S = 5.0
 
 
 class Sink(Protocol):
@@ -54,6 +56,11 @@ class Counters:
     events: int = 0
     dropped_utterances: int = 0
     failed_utterances: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Utterances that were cut and have not ended yet."""
+        return self.utterances - self.events - self.dropped_utterances - self.failed_utterances
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,8 @@ class Pipeline:
             self._now = chunk.end
         for utterance in utterances:
             await self._enqueue(utterance)
+        if not self.counters.pending and not self.segmenter.speaking:
+            self._watcher.forget_before(self._now / SAMPLE_RATE_HZ - PICTURE_MEMORY_S)
 
     async def _enqueue(self, utterance: Utterance) -> None:
         self.counters.utterances += 1
@@ -179,6 +188,7 @@ class Pipeline:
     async def _recognise_all(self) -> None:
         """Utterances -> events, in order."""
         while (cut := await self._backlog.get()) is not None:
+            self._watcher.forget_before(cut.utterance.start_s)
             try:
                 event = await self._recognise(cut)
             except Exception:

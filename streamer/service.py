@@ -31,6 +31,7 @@ from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
+from telme.bundle import COMPACT, Bundle
 from telme.runtime.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,14 @@ async def serve(settings: StreamSettings) -> None:
     (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
     """
     async with AsyncExitStack() as parts:
+        stopping = parts.enter_context(_signals())
+        # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
+        bundle = await asyncio.to_thread(Bundle.open, settings.recognition.bundle or COMPACT)
+        source = open_source(settings.sources, bundle.manifest.visual.rate_hz)
         publisher = await parts.enter_async_context(connected_publisher(settings))
-        models = await asyncio.to_thread(load_models, settings)
-        manifest = models.recognizer.bundle.manifest
-        source = await parts.enter_async_context(open_source(settings.sources, manifest.visual.rate_hz))
-        sinks = await _local_sinks(settings, manifest.name, parts)
+        models = await asyncio.to_thread(load_models, settings, bundle)
+        await parts.enter_async_context(source)
+        sinks = await _local_sinks(settings, bundle.manifest.name, parts)
         if publisher is not None:
             sinks.append(publisher)
         pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
@@ -63,16 +67,16 @@ async def serve(settings: StreamSettings) -> None:
         parts.callback(watching_lag.cancel)
         if publisher is not None:
             _answer_requests(publisher, pipeline, lag)
-            publisher.ready(_info(settings, models.recognizer))
+            publisher.ready(_info(settings, bundle))
         try:
-            await _run_until_signal(pipeline, publisher, settings.stop_s)
+            await _run_until(stopping, pipeline, publisher, settings.stop_s)
         finally:
             logger.info("stream ended", extra=status(pipeline, publisher, lag))
 
 
-def load_models(settings: StreamSettings) -> Models:
+def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
     """Load and warm up; takes seconds, so not in the event loop."""
-    recognizer = Recognizer.load(settings.recognition.bundle, threads=settings.recognition.threads)
+    recognizer = Recognizer.load(bundle, threads=settings.recognition.threads)
     transcriber = Transcriber.load(settings.transcription)
     recognizer.warm_up()
     if transcriber is not None:
@@ -117,16 +121,16 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
 async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitStack) -> list[Sink]:
     """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted."""
     sinks: list[Sink] = []
+    if settings.output.viewer_port is not None:
+        page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
+        logger.info("live page at %s", page.url)
+        sinks.append(page)
     if settings.output.json_lines:
         sinks.append(parts.enter_context(JsonLines(sys.stdout)))
     else:
         view = parts.enter_context(TerminalView(Console()))
         view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")
         sinks.append(view)
-    if settings.output.viewer_port is not None:
-        page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
-        logger.info("live page at %s", page.url)
-        sinks.append(page)
     return sinks
 
 
@@ -162,27 +166,24 @@ def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> 
     publisher.on_said(hear)
 
 
-def _info(settings: StreamSettings, recognizer: Recognizer) -> Info:
-    manifest = recognizer.bundle.manifest
+def _info(settings: StreamSettings, bundle: Bundle) -> Info:
     return Info(
-        bundle=BundleId(name=manifest.name, sha256=recognizer.bundle.sha256),
-        labels=manifest.labels,
+        bundle=BundleId(name=bundle.manifest.name, sha256=bundle.sha256),
+        labels=bundle.manifest.labels,
         streams=(settings.stream,),
     )
 
 
-async def _run_until_signal(pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
+async def _run_until(stopping: asyncio.Event, pipeline: Pipeline, publisher: Publisher | None, stop_s: float) -> None:
     running = asyncio.create_task(pipeline.run(), name="pipeline")
     waited_for: set[asyncio.Task[Any]] = {running}
     if publisher is not None:
         waited_for.add(asyncio.create_task(publisher.failure(), name="mqtt-failure"))
-    stopping = asyncio.Event()
     waited_for.add(asyncio.create_task(stopping.wait(), name="signal"))
     try:
-        with _signals(stopping):
-            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-            if running not in done:
-                await _finish(pipeline, running, stop_s)
+        done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        if running not in done:
+            await _finish(pipeline, running, stop_s)
         for task in done:
             task.result()
     finally:
@@ -203,9 +204,10 @@ async def _finish(pipeline: Pipeline, running: asyncio.Task[None], stop_s: float
 
 
 @contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a clean end; a second one ends at once."""
+def _signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set, to ask for a clean end; a second signal ends at once."""
     loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
 
     def ask() -> None:
         if stopping.is_set():
@@ -217,7 +219,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
     for number in signals:
         loop.add_signal_handler(number, ask)
     try:
-        yield
+        yield stopping
     finally:
         for number in signals:
             loop.remove_signal_handler(number)

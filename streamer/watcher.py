@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 Prepared = npt.NDArray[np.uint8]
 
-# Bounds what is remembered: about 100 minutes of 48-pixel faces, or 90 s of whole 224-pixel pictures, at 5 a second.
+# Bounds what is remembered, should nobody forget: 90 s of whole 224-pixel pictures at 5 a second.
 MEMORY_BYTES = 64 << 20
 
 
@@ -67,6 +67,16 @@ class Watcher:
             pass  # an event with the pictures at hand is worth more than none
         return [prepared for time_s, prepared in self._kept if start_s <= time_s < end_s]
 
+    @property
+    def remembered(self) -> int:
+        """How many pictures are kept."""
+        return len(self._kept)
+
+    def forget_before(self, time_s: float) -> None:
+        """Drop what was seen before a time that nobody asks for any more."""
+        while self._kept and self._kept[0][0] < time_s:
+            self._drop_oldest()
+
     async def _look_at(self, frame: VideoFrame) -> Prepared | None:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, self._prepare, frame.image)
@@ -86,5 +96,8 @@ class Watcher:
                 self._kept.append((time_s, prepared))
                 self._kept_bytes += prepared.nbytes
                 while self._kept_bytes > MEMORY_BYTES:
-                    self._kept_bytes -= self._kept.popleft()[1].nbytes
+                    self._drop_oldest()
             self._advanced.notify_all()
+
+    def _drop_oldest(self) -> None:
+        self._kept_bytes -= self._kept.popleft()[1].nbytes

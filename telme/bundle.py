@@ -7,7 +7,7 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,8 +34,36 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class TextSpec(_Model):
+class Spec(_Model):
+    """How inputs are made. Some rules exist only to repeat the evaluation of the TelME authors' weights, offline."""
+
+    offline_rules: ClassVar[tuple[str, ...]] = ()
+
+    def offline(self) -> list[str]:
+        """The fields, with their values, that the live system cannot obey."""
+        return [
+            f"{name} = {getattr(self, name)}"
+            for name in self.offline_rules
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+
+
+def offline_complaint(text: Spec, audio: Spec, visual: Spec, fusion: Spec) -> str | None:
+    """Why a model with these specifications cannot run live, or None where it can."""
+    parts = {"text": text, "audio": audio, "visual": visual, "fusion": fusion}
+    found = [f"{name}.{rule}" for name, spec in parts.items() for rule in spec.offline()]
+    if not found:
+        return None
+    return (
+        f"The model is for offline evaluation only ({', '.join(found)}), as imported weights of the TelME authors are; "
+        "take one that telme-train has trained."
+    )
+
+
+class TextSpec(Spec):
     """How dialogue turns become token ids: the paper's prompt `<s1> ... </s> Now <s1> feels <mask>`."""
+
+    offline_rules = ("prompt",)
 
     tokenizer: FileName = Field("tokenizer.json", description="file in the bundle, as `tokenizers` saves it")
     tokenizer_sha256: Sha256
@@ -44,10 +72,17 @@ class TextSpec(_Model):
     mask_token: str = Field(description="last token; its hidden state is the utterance vector")
     pad_token: str
     speaker_tokens: tuple[str, ...] = Field(min_length=1, description="one per speaker, in order of appearance")
+    prompt: Literal["turns", "string"] = Field(
+        "turns",
+        description="turns: each cleaned and tokenised by itself, whole ones dropped; string: as the TelME authors' "
+        "code, one string as it stands, without the spaces around speaker tokens, cut anywhere",
+    )
 
 
-class AudioSpec(_Model):
+class AudioSpec(Spec):
     """How a waveform becomes model input."""
+
+    offline_rules = ("source_rate_hz", "padding", "standardised")
 
     kind: Literal["log_mel", "waveform"] = Field(
         description="log_mel: Whisper's log-Mel spectrogram; waveform: zero mean, unit variance samples"
@@ -56,21 +91,38 @@ class AudioSpec(_Model):
     min_s: float = Field(0.1, gt=0, description="anything shorter counts as missing audio")
     max_s: float = Field(gt=0, description="of anything longer the last `max_s` are read")
     mel_bins: int = Field(80, gt=0)
+    source_rate_hz: Literal[16000, 22050] = Field(
+        16000, description="rate of the samples given; 22050: taken for sample_rate_hz, as in the TelME authors' code"
+    )
+    padding: Literal["right", "left"] = Field(
+        "right", description="right: behind the sound, masked; left: before it, and heard as silence"
+    )
+    standardised: Literal["tail", "clip"] = Field(
+        "tail", description="mean and variance of a waveform are of the part that is read, or of the whole clip"
+    )
 
 
-class VisualSpec(_Model):
+class VisualSpec(Spec):
     """How video frames become model input."""
+
+    offline_rules = ("colours", "choice")
 
     kind: Literal["face_crops", "frames"] = Field(
         description="face_crops: the largest face, cut out and scaled; frames: the whole picture, centre-cropped"
     )
     size_px: int = Field(gt=0, description="side of the square model input")
-    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB")
-    frames: int = Field(gt=0, description="at most this many per utterance, evenly spaced")
+    channels: Literal[1, 3] = Field(description="1: grey, 3: colours")
+    frames: int = Field(gt=0, description="at most this many per utterance")
     rate_hz: float = Field(5.0, gt=0, description="how often a live stream's picture is looked at")
     margin: float = Field(0.0, ge=0, description="added around a face box, as a share of its side")
     mean: tuple[float, ...] = Field(description="per channel, of pixel values in [0, 1]")
     std: tuple[float, ...]
+    colours: Literal["rgb", "bgr"] = Field("rgb", description="order of three channels; bgr: the TelME authors'")
+    choice: Literal["spread", "multiples"] = Field(
+        "spread",
+        description="spread: frames evenly spaced over the utterance; multiples: of N frames the first whose number, "
+        "from 1, N // frames divides, as in the TelME authors' code",
+    )
 
 
 class Tensor(_Model):
@@ -128,9 +180,12 @@ class Parts(_Model):
                 yield name, part
 
 
-class FusionSpec(_Model):
+class FusionSpec(Spec):
+    offline_rules = ("group",)
+
     beta: float = Field(gt=0, description="bound of the shift, as a share of the text vector's length")
     input_order: tuple[Literal["audio", "visual"], Literal["audio", "visual"]] = ("audio", "visual")
+    group: int = Field(1, ge=1, description="successive utterances that attend to each other; 1: none does")
 
 
 class Calibration(_Model):

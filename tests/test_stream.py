@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import jiwer
 import jsonschema
 import pytest
 from brokers import Mosquitto, Subscriber
-from streams import ACTED, ASR, CONVERSATION, Ended, Event, expected, run, running
+from streams import ACTED, ASR, CONVERSATION, Ended, Event, command, environment, expected, run, running
 
 from streamer.events import json_schema
 from telme.labels import MELD
@@ -136,6 +137,17 @@ async def test_a_signal_finishes_the_utterance_in_hand(
     assert [event["end_reason"] for event in events] == ["silence", "stream_end"]
 
 
+async def test_a_signal_while_models_load_ends_as_cleanly(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    with (
+        Subscriber(mosquitto.port) as subscriber,
+        running(tmp_path, "--media", CONVERSATION, "--mqtt", mosquitto.url) as stream,
+    ):
+        await asyncio.to_thread(stream.wait_for_log, "connected to")
+        assert await asyncio.to_thread(stream.stop) == 0
+        assert (await subscriber.wait_for("/availability"))[-1].payload in ("online", "stopped")
+        assert subscriber.on("/utterance") == []
+
+
 async def test_a_crash_shows_offline(mosquitto: Mosquitto, tmp_path: Path) -> None:
     with (
         Subscriber(mosquitto.port) as subscriber,
@@ -183,10 +195,6 @@ def test_the_embedded_broker_carries_the_same_events(fast: Ended, tmp_path: Path
 
 
 def test_the_live_view_shows_every_utterance_on_a_dumb_terminal() -> None:
-    import subprocess
-
-    from streams import command, environment
-
     shown = subprocess.run(
         command("--media", ACTED, "--fast", "--asr", ASR),
         capture_output=True,

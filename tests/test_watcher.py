@@ -83,3 +83,15 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         seen = Watcher(lambda image: image, worker)
         await seen.watch(pictures(*(index / 10 for index in range(10))))
         assert values(await seen.between(0.0, 9.0, wait_s=1.0)) == [7, 8, 9]
+
+
+async def test_what_is_forgotten_is_gone_and_its_room_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "MEMORY_BYTES", 5 * picture(0).nbytes)
+    with ThreadPoolExecutor(1) as worker:
+        seen = Watcher(lambda image: image, worker)
+        await seen.watch(pictures(0.0, 0.1, 0.2, 0.3))
+        seen.forget_before(0.2)
+        assert seen.remembered == 2
+        assert values(await seen.between(0.0, 9.0, wait_s=1.0)) == [2, 3]
+        await seen.watch(pictures(0.4, 0.5, 0.6))
+        assert seen.remembered == 5

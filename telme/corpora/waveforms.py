@@ -1,4 +1,4 @@
-"""The sound of utterances: decoded, at 16 kHz, one channel."""
+"""The sound of utterances: decoded, at one rate, one channel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from telme.corpora.records import Utterance
 
 Samples = npt.NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
-RECIPE = f"sound {SAMPLE_RATE_HZ} Hz, one channel"
 
 
 class WaveformError(DecodeError):
@@ -32,7 +31,7 @@ class Clip:
     """An utterance with its sound.
 
     corpus: the key of the corpus that it comes from, such as "ravdess".
-    samples: (n,) in [-1, 1], 16 kHz.
+    samples: (n,) in [-1, 1], at the rate they were loaded at.
     """
 
     corpus: str
@@ -40,17 +39,17 @@ class Clip:
     samples: Samples
 
 
-def read(path: Path) -> Samples:
-    """Decode a sound or video file to samples (n,) in [-1, 1], 16 kHz, all channels mixed to one.
+def read(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
+    """Decode a sound or video file to samples (n,) in [-1, 1] at a rate, all channels mixed to one.
 
     Raises WaveformError where the file is missing, damaged or silent in the sense of having no sound at all.
     """
     try:
         if path.suffix.lower() in (".wav", ".flac"):  # ten times faster than FFmpeg on short clips
             samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-            samples = soxr.resample(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
+            samples = soxr.resample(samples.mean(axis=1), rate_hz, sample_rate_hz)
         else:
-            samples = _sound_of_video(path)
+            samples = _sound_of_video(path, sample_rate_hz)
     except (OSError, soundfile.LibsndfileError, FFmpegError, IndexError, ValueError) as error:
         raise WaveformError(f"{path} holds no readable sound ({error}).") from error
     if not samples.size or not np.isfinite(samples).all():
@@ -58,9 +57,9 @@ def read(path: Path) -> Samples:
     return np.ascontiguousarray(samples, np.float32)
 
 
-def _sound_of_video(path: Path) -> Samples:
+def _sound_of_video(path: Path, sample_rate_hz: int) -> Samples:
     # FFmpeg mixes integers so that they cannot overflow; floats would come out louder, and above 1.
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
     with av.open(str(path)) as container:
         heard = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     heard += resampler.resample(None)  # what the filter still holds
@@ -68,7 +67,13 @@ def _sound_of_video(path: Path) -> Samples:
     return np.asarray(samples / 32768, np.float32)
 
 
-def load(corpus: str, utterances: Sequence[Utterance], min_s: float, files: DecodedFiles | None = None) -> list[Clip]:
+def load(
+    corpus: str,
+    utterances: Sequence[Utterance],
+    min_s: float,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    files: DecodedFiles | None = None,
+) -> list[Clip]:
     """Decode all utterances of a corpus into memory.
 
     Those without sound, with a damaged file or shorter than `min_s` are left out, counted and logged.
@@ -79,8 +84,12 @@ def load(corpus: str, utterances: Sequence[Utterance], min_s: float, files: Deco
         path = utterance.audio
         if path is None:
             raise WaveformError("", "no sound file")
-        samples = read(path) if files is None else decoding.read(files.fetch(path, RECIPE, lambda: read(path)))
-        if len(samples) < min_s * SAMPLE_RATE_HZ:
+        if files is None:
+            samples = read(path, sample_rate_hz)
+        else:
+            recipe = f"sound {sample_rate_hz} Hz, one channel"
+            samples = decoding.read(files.fetch(path, recipe, lambda: read(path, sample_rate_hz)))
+        if len(samples) < min_s * sample_rate_hz:
             raise WaveformError("", f"shorter than {min_s:g} s")
         return samples
 

@@ -17,10 +17,11 @@ HOP_SAMPLES = 160  # 10 ms
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """Several utterances, padded on the right with zeros to the longest.
+    """Several utterances, padded with zeros to the longest.
 
     features: (B, mel_bins, T) for log_mel, (B, T) for waveform; float32.
-    mask: (B, T) bool, at the rate of `features`: True where an utterance has values, False where it is padded.
+    mask: (B, T) bool, at the rate of `features`: True where an utterance has values, False where it is padded behind
+        them; zeros before them count as values.
     """
 
     features: Float32
@@ -40,7 +41,7 @@ class AudioFeatures:
     def extract(self, samples: npt.NDArray[np.floating]) -> Float32 | None:
         """The model input of one utterance.
 
-        samples: (n,) float, 16 kHz, nominally in [-1, 1].
+        samples: (n,) float, at the specification's `source_rate_hz`, nominally in [-1, 1].
         Returns (mel_bins, n // 160) for log_mel, (n,) for waveform, of the last `max_s` seconds;
         None where the audio is shorter than `min_s`, which counts as missing.
         Raises ValueError for anything but one channel of finite floats.
@@ -49,15 +50,23 @@ class AudioFeatures:
             raise ValueError(f"Audio must be one channel of floats, not {samples.dtype} of shape {samples.shape}.")
         if len(samples) < self._min_samples:
             return None
-        samples = samples[-self._max_samples :].astype(np.float32, copy=False)
+        if self.spec.standardised == "tail":
+            samples = samples[-self._max_samples :]
+        samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise ValueError("Audio holds values that are not finite (NaN or infinity).")
-        return self._log_mel(samples) if self.spec.kind == "log_mel" else _standardised(samples)
+        if self.spec.kind == "log_mel":
+            return self._log_mel(samples[-self._max_samples :])
+        return _standardised(samples)[-self._max_samples :]
 
     def batch(self, items: Sequence[Float32]) -> AudioBatch:
         """Put the results of `extract` into one batch; at least one item."""
         lengths = np.array([item.shape[-1] for item in items])
         features = np.zeros((len(items), *items[0].shape[:-1], lengths.max()), np.float32)
+        if self.spec.padding == "left":
+            for row, item in zip(features, items, strict=True):
+                row[..., lengths.max() - item.shape[-1] :] = item
+            return AudioBatch(features, np.ones((len(items), lengths.max()), np.bool_))
         for row, item in zip(features, items, strict=True):
             row[..., : item.shape[-1]] = item
         return AudioBatch(features, np.arange(lengths.max()) < lengths[:, None])

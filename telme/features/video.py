@@ -39,7 +39,8 @@ class VideoFeatures:
         """What the model will see of one picture.
 
         rgb: (H, W, 3) uint8.
-        Returns (S, S) grey or (S, S, 3) RGB, uint8; None when the input is face crops and no face is seen.
+        Returns (S, S) grey or (S, S, 3) in the specification's order of colours, uint8; None when the input is face
+        crops and no face is seen.
         """
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
             raise ValueError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
@@ -51,10 +52,16 @@ class VideoFeatures:
         return fit_square(crop_face(rgb, max(faces, key=lambda face: face.area), self._spec.margin), self._spec)
 
     def select(self, frames: Sequence[T], count: int | None = None) -> list[T]:
-        """At most `count` (default: the specification's number) of an utterance's frames, evenly spaced, in order."""
+        """At most `count` (default: the specification's number) of an utterance's frames, in order.
+
+        Evenly spaced, or what the specification's `choice` says.
+        """
         count = self._spec.frames if count is None else count
         if len(frames) <= count:
             return list(frames)
+        if self._spec.choice == "multiples":
+            step = len(frames) // count
+            return list(frames[step - 1 :: step][:count])
         return [frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count)]
 
     def batch(self, utterances: Sequence[Sequence[Pixels]]) -> VideoBatch:
@@ -89,7 +96,10 @@ def normalise(pixels: npt.NDArray[np.float32], spec: VisualSpec) -> npt.NDArray[
 def fit_square(rgb: Pixels, spec: VisualSpec) -> Pixels:
     """Scale a square picture (H, H, 3) to the specification's side and channels: (S, S) grey or (S, S, 3)."""
     side = spec.size_px
-    picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) if spec.channels == 1 else rgb
+    if spec.channels == 1:
+        picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    else:
+        picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if spec.colours == "bgr" else rgb
     if picture.shape[0] == side:
         return np.ascontiguousarray(picture)
     method = cv2.INTER_AREA if picture.shape[0] > side else cv2.INTER_LINEAR  # INTER_AREA: no aliasing

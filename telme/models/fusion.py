@@ -20,6 +20,8 @@ class FusionDimensions:
     labels: number C of emotions.
     heads: of the attention; a divisor of audio + visual.
     order: in which the students' vectors are joined.
+    group: how many successive utterances pay attention to each other; 1: each to itself alone. The authors' code took
+        every batch of 4 for one sequence, so their weights and scores want 4: offline, in the corpus's order.
     """
 
     text: int
@@ -29,6 +31,7 @@ class FusionDimensions:
     heads: int
     dropout: float
     order: tuple[Literal["audio", "visual"], Literal["audio", "visual"]] = ("audio", "visual")
+    group: int = 1
 
 
 class ASF(nn.Module):
@@ -66,7 +69,7 @@ class ASF(nn.Module):
         visual_present: Tensor,
         beta: Tensor,
     ) -> Tensor:
-        """Fuse a batch of utterances; an item's result does not depend on the others.
+        """Fuse a batch of utterances; an item's result does not depend on others outside its group.
 
         text_vector, audio_vector, visual_vector: (B, d), each with its own d.
         audio_present, visual_present: (B,) float, 1 or 0. What a vector of a missing modality holds does not matter.
@@ -89,14 +92,22 @@ class ASF(nn.Module):
             "visual": torch.where(visual_present[:, None] > 0, visual, 0.0),
         }
         x = torch.cat([vectors[name] for name in self.dimensions.order], dim=1)
-        # A sequence of one: what is paid attention to lies within the utterance, never among its batch neighbours.
-        sequence = x[:, None]
-        u = self.attention(sequence, sequence, sequence, need_weights=False)[0][:, 0] + x
+        u = self._attended(x) + x
         n = self.dropout(self.joined_norm(u))
         g = torch.relu(self.W_hav(torch.cat([n, F_T], dim=1)))
         H = g * self.W_av(n)
         anything = torch.maximum(audio_present, visual_present)
         return torch.where(anything[:, None] > 0, H, 0.0)
+
+    def _attended(self, x: Tensor) -> Tensor:
+        """MHA(x, x, x) within each group of successive utterances, the last of which may be smaller: (B, joined)."""
+        if self.dimensions.group > 1:
+            groups = torch.split(x, self.dimensions.group)
+            return torch.cat([self.attention(group, group, group, need_weights=False)[0] for group in groups])
+        # A sequence of one: what is paid attention to lies within the utterance, never among its batch neighbours.
+        sequence = x[:, None]
+        attended: Tensor = self.attention(sequence, sequence, sequence, need_weights=False)[0][:, 0]
+        return attended
 
 
 def shift_weight(F_T: Tensor, H: Tensor, beta: Tensor) -> Tensor:

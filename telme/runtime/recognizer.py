@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from telme import bundle as bundles
-from telme.bundle import Bundle, Modality, Part
+from telme.bundle import Bundle, BundleError, Modality, Part
 from telme.features.audio import AudioFeatures
 from telme.features.faces import FaceDetector
 from telme.features.text import Prompter, Turn
@@ -79,6 +79,8 @@ class Recognizer:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundles.COMPACT if bundle is None else bundle)
         manifest = bundle.manifest
+        if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
+            raise BundleError(complaint)
         parts = manifest.parts
         tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
         detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None

@@ -97,11 +97,13 @@ def load_speech(config: TrainingConfig, corpora: Mapping[str, Corpus]) -> list[C
     """
     if config.audio is None:
         raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
-    min_s, files = config.audio.input.min_s, config.decoded_files
+    spec, files = config.audio.input, config.decoded_files
     clips = [
         clip
         for name, corpus in corpora.items()
-        for clip in waveforms.load(name, corpus.utterances, min_s, files if name in CONVERSATIONS else None)
+        for clip in waveforms.load(
+            name, corpus.utterances, spec.min_s, spec.source_rate_hz, files if name in CONVERSATIONS else None
+        )
     ]
     for split in ("train", "dev", "test"):
         if not select(clips, split):

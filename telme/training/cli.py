@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(settings, stage) is None:
                 raise TrainingError(f"{options.config} has no section `{stage}`; add it or choose another --stage.")
             import_module(f"telme.training.{stage}").train(settings)
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f'telme-train needs {missing.name}: run `pip install "telme-live[train]"`.\n')
+        return 2
     except (TrainingError, CorpusError, SourceError) as error:
         sys.stderr.write(f"telme-train: {error}\n")
         return 2

@@ -1,7 +1,7 @@
 """What speech and faces an utterance's text is put together with, in the fusion's training and in its scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from telme.training.encodings import Encodings
+
+PAIRED = "speech and faces of other corpora paired by label, which is easier than life"
 
 
 class Batch(NamedTuple):
@@ -56,7 +58,7 @@ class Material:
     text: Encodings
     audio: Encodings
     visual: Encodings
-    note: str = "speech and faces of other corpora paired by label, which is easier than life"
+    note: str = field(default=PAIRED, init=False)
 
     def pair(self, pairing: Pairing, random: np.random.Generator) -> Batch:
         truth = self.text.truth
@@ -72,7 +74,7 @@ class Paired:
     text: Encodings
     audio: Encodings
     visual: Encodings
-    note: str = "speech and pictures of the same utterance"
+    note: str = field(default="speech and pictures of the same utterance", init=False)
 
     def pair(self, pairing: Pairing, random: np.random.Generator) -> Batch:
         ids = self.text.ids

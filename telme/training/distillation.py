@@ -11,7 +11,7 @@ from torch import Tensor
 
 from telme.bundle import TextSpec
 from telme.corpora.records import Utterance
-from telme.features.text import Prompter
+from telme.features.authors_text import prompter
 from telme.losses import feature_loss, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
@@ -51,14 +51,14 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int) -> d
             f"The teacher's vectors have {teacher.dimensions.vector} values and the student's {vector}; set `vector` "
             "alike in both sections, since the student learns to make vectors like the teacher's."
         )
-    prompter = Prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
-    prompts = [prompter.encode(utterance.turns) for utterance in asked]
+    reader = prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
+    prompts = [reader.encode(utterance.turns) for utterance in asked]
     device = Accelerator().device
     teacher.to(device)
     answers: dict[str, Answer] = {}
     batches = bucketed([len(prompt) for prompt in prompts], _AT_ONCE)
     for places in tracked(batches, len(batches), "asking the teacher", "batches"):
-        input_ids, attention_mask = prompter.batch([prompts[place] for place in places])
+        input_ids, attention_mask = reader.batch([prompts[place] for place in places])
         vectors, logits = teacher(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
         for place, row_vector, row_logits in zip(places, vectors.cpu(), logits.cpu(), strict=True):
             answers[asked[place].id] = Answer(row_vector.clone(), row_logits.clone())

@@ -17,7 +17,7 @@ from telme.corpora.footage import Footage
 from telme.corpora.records import Utterance
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
-from telme.features.text import Prompter
+from telme.features.authors_text import prompter
 from telme.features.video import pad
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -53,7 +53,7 @@ class TextPart:
         spec = self.about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        self._prompter = Prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        self._prompter = prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -63,6 +63,10 @@ class TextPart:
         for places in bucketed([len(prompt) for prompt in prompts], _AT_ONCE):
             vectors[places] = self._model(self._prompter.batch([prompts[place] for place in places]), bf16)
         return _encodings(vectors, utterances, self.about.labels)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
 
 
 class AudioPart:
@@ -87,6 +91,10 @@ class AudioPart:
             batch = self._features.batch([heard[place][1] for place in places])
             vectors[places] = self._model((batch.features, batch.mask), bf16)
         return _encodings(vectors, [clip.utterance for clip, _ in heard], self.about.labels)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
 
 
 class VisualPart:
@@ -117,9 +125,13 @@ class VisualPart:
             vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
         return _encodings(vectors, [clip.utterance for clip in clips], self.about.labels)
 
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
+        return self._model.logits(vectors)
+
 
 class _Vectors:
-    """A frozen part on the fastest device at hand, asked for its vectors alone."""
+    """A frozen part on the fastest device at hand, asked for its vectors, and for what it reads off them."""
 
     def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
         self._device = Accelerator().device
@@ -132,6 +144,11 @@ class _Vectors:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             vectors, _ = self._model(*tensors)
         result: Tensor = vectors.float().cpu()
+        return result
+
+    @torch.inference_mode()
+    def logits(self, vectors: Tensor) -> Tensor:
+        result: Tensor = self._model.classifier(vectors.to(self._device)).cpu()
         return result
 
 

@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer
 
-from telme.bundle import Score, TextSpec
+from telme.bundle import Score
 from telme.corpora.records import Corpus, Utterance
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
 from telme.features.text import Ids, Prompter, Turn
@@ -24,6 +21,7 @@ from telme.training.config import TeacherSettings, TrainingConfig
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
 from telme.training.text_noise import Recogniser
+from telme.training.tokenizer import prepare_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +37,8 @@ def train(config: TrainingConfig) -> None:
     corpus = config.load_conversations(clips=False)
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
-    tokenizer, spec = prepare_tokenizer(settings)
     with reading(settings.backbone):
+        tokenizer, spec = prepare_tokenizer(locate(settings.backbone), settings.speakers, settings.max_tokens)
         model = Teacher.pretrained(
             locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(config.labels)
         )
@@ -63,26 +61,6 @@ def train(config: TrainingConfig) -> None:
     )
     checkpoint.save(folder, about, model, tokenizer)
     log.info("text teacher written to %s", folder)
-
-
-def prepare_tokenizer(settings: TeacherSettings) -> tuple[Tokenizer, TextSpec]:
-    """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt."""
-    with reading(settings.backbone):
-        source = AutoTokenizer.from_pretrained(locate(settings.backbone))
-    tokenizer: Tokenizer = source.backend_tokenizer
-    speakers = tuple(f"<s{number}>" for number in range(1, settings.speakers + 1))
-    tokenizer.add_special_tokens([AddedToken(speaker, special=True, normalized=False) for speaker in speakers])
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    spec = TextSpec(
-        tokenizer_sha256=sha256(tokenizer.to_str(pretty=True).encode()).hexdigest(),
-        max_tokens=settings.max_tokens,
-        separator_token=source.sep_token,
-        mask_token=source.mask_token,
-        pad_token=source.pad_token,
-        speaker_tokens=speakers,
-    )
-    return tokenizer, spec
 
 
 class TeacherTask:
@@ -149,26 +127,24 @@ class TeacherTask:
 
 
 def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
-    """The temperature fitted on dev, and the scores on dev and test with 95 % intervals."""
+    """The temperature fitted on dev, and the scores on dev and test, weighted F1 with its 95 % interval by dialogue."""
     dev, test = corpus.split("dev"), corpus.split("test")
     on_dev, on_test = task.results(dev), task.results(test)
     temperature = fit_temperature(on_dev.logits, on_dev.truth)
-    low, high = bootstrap_interval(on_test.counts)
-    data = {"dev": (on_dev, len(dev)), "test": (on_test, len(test))}
-    scores = [
-        Score(part="text", data=f"{corpus.name} {split}, {size} utterances", metric=metric, value=value)
-        for split, (evaluation, size) in data.items()
-        for metric, value in {
+    scores = []
+    for split, evaluation, items in (("dev", on_dev, dev), ("test", on_test, test)):
+        data = f"{corpus.name} {split}, {len(items)} utterances"
+        figures = {
             **evaluation.metrics(),
             "calibration_error_before": evaluation.calibration_error(),
             "calibration_error": evaluation.calibration_error(temperature),
-        }.items()
-    ]
-    test_data = f"{corpus.name} test, {len(test)} utterances"
-    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_low", value=low))
-    scores.append(Score(part="text", data=test_data, metric="weighted_f1_95_high", value=high))
-    for score in scores:
-        log.info("%s: %s %.4f", score.data, score.metric, score.value)
+        }
+        dialogues = [item.dialogue or item.id for item in items]
+        interval = bootstrap_interval(evaluation.grouped_counts(dialogues))
+        for metric, value in figures.items():
+            of_it = interval if metric == "weighted_f1" else None
+            scores.append(Score(part="text", data=data, metric=metric, value=value, interval=of_it))
+            log.info("%s: %s %.4f %s", data, metric, value, of_it or "")
     return temperature, tuple(scores)
 
 

@@ -1,0 +1,12 @@
+"""`telme-export` as it is installed: says what is missing where the `export` extra is not."""
+
+import sys
+
+
+def main() -> int:
+    try:
+        from export import cli
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f'telme-export needs {missing.name}: run `pip install "telme-live[export]"`.\n')
+        return 2
+    return cli.main()

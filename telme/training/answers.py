@@ -1,0 +1,234 @@
+"""What the trained parts of a run answer on the test splits of the corpora that they learnt from."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from telme.bundle import FusionSpec, Modality
+from telme.corpora import fer2013, meld, waveforms
+from telme.corpora.records import Split, Utterance
+from telme.evaluation import softmax
+from telme.labels import MELD
+from telme.models.fusion import ASF, FusionDimensions
+from telme.predictions import Heading, Predictions
+from telme.training import checkpoint
+from telme.training.audio import CORPORA, labelled
+from telme.training.company import PAIRED, Batch, Material, Pairing
+from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
+from telme.training.errors import TrainingError
+from telme.training.visual import Stills
+
+log = logging.getLogger(__name__)
+
+PARTS: tuple[checkpoint.PartName, ...] = ("text", "audio", "visual", "fusion")
+COMBINATIONS: tuple[tuple[Modality, ...], ...] = (
+    ("text",),
+    ("text", "audio"),
+    ("text", "visual"),
+    ("text", "audio", "visual"),
+    ("audio",),
+    ("visual",),
+    ("audio", "visual"),
+)
+
+Part = TextPart | AudioPart | VisualPart
+PAIRING_SEED = 42  # the same for every run: runs can only be compared in the same company
+_SPLIT: Split = "test"
+_COMPANIONS: Mapping[Modality, str] = {"audio": "speech", "visual": "faces"}
+_OF_ANY_EMOTION = "speech and faces of random emotions: how much wrong company harms"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The test utterances of one or several corpora as one part sees them: `utterances[i]` is `encodings[i]`."""
+
+    utterances: Sequence[Utterance]
+    encodings: Encodings
+
+    @classmethod
+    def joined(cls, several: Sequence["Encoded"]) -> "Encoded":
+        vectors = torch.cat([one.encodings.vectors for one in several])
+        truth = np.concatenate([one.encodings.truth for one in several])
+        return cls([utterance for one in several for utterance in one.utterances], Encodings(vectors, truth))
+
+
+def trained_parts(run: Path) -> dict[checkpoint.PartName, checkpoint.Checkpoint]:
+    """What the run has trained so far. Raises TrainingError when that is nothing, or a part is damaged."""
+    found = {part: checkpoint.read(run / part) for part in PARTS if (run / part / checkpoint.ABOUT).is_file()}
+    if not found:
+        raise TrainingError(f"{run} holds no trained part; give a folder that telme-train has written.")
+    return found
+
+
+def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
+    """Each part's answers on its own corpora, then those of every combination of modalities.
+
+    corpora: folder that holds meld/, ravdess/, …
+    Raises TrainingError when the run has no part or a damaged one, CorpusError when a corpus is missing.
+    """
+    parts = trained_parts(run)
+    loaders: Mapping[Modality, Callable[[Path], Part]] = {"text": TextPart, "audio": AudioPart, "visual": VisualPart}
+    loaded: dict[Modality, Part] = {}
+    encoded: dict[Modality, Encoded] = {}
+    for modality, loader in loaders.items():
+        if modality in parts:
+            part = loaded[modality] = loader(run / modality)
+            found = dict(_encode(part, corpora))
+            for corpus, its in found.items():
+                log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
+                yield _alone(modality, part, corpus, its)
+            if found:
+                encoded[modality] = Encoded.joined(list(found.values()))
+    if "fusion" in parts and len(encoded) == len(loaders):
+        yield from _together(run / "fusion", loaded, encoded)
+    elif "fusion" in parts:
+        log.warning("The fusion is left out: a modality has no test items to join.")
+
+
+def _encode(part: Part, corpora: Path) -> Iterator[tuple[str, Encoded]]:
+    for name in part.about.corpora:
+        if isinstance(part, TextPart) and name == "MELD":
+            utterances = meld.load(corpora / "meld").split(_SPLIT)
+            encodings = part.encode(utterances)
+        elif isinstance(part, AudioPart) and name.lower() in CORPORA:
+            key = name.lower()
+            spoken = CORPORA[key](corpora / key).split(_SPLIT)
+            clips = labelled(waveforms.load(key, spoken, part.spec.min_s), part.about.labels)
+            utterances = [clip.utterance for clip in clips]
+            encodings = part.encode(clips)
+        elif isinstance(part, VisualPart) and name == "FER2013":
+            faces = fer2013.load(corpora / "fer2013")
+            utterances = [face for face in faces.corpus.split(_SPLIT) if face.meld_label is not None]
+            encodings = part.encode(Stills(faces, _SPLIT, part.spec))
+        else:
+            log.warning("The %s part learnt from %s, on which it cannot be evaluated here.", part.about.part, name)
+            continue
+        if not utterances:
+            raise TrainingError(f"{corpora} has no test item of {name} to evaluate on; complete that corpus.")
+        if len(utterances) != len(encodings):
+            raise ValueError(f"{len(utterances)} utterances of {name}, but {len(encodings)} encodings")
+        yield name, Encoded(utterances, encodings)
+
+
+def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Predictions:
+    grouped_by, groups = grouping(encoded.utterances)
+    heading = Heading(
+        name=f"{modality}-{corpus.lower()}",
+        part=modality,
+        inputs=modality,
+        data=f"{corpus} {_SPLIT}",
+        labels=MELD,
+        temperature=part.about.temperature,
+        grouped_by=grouped_by,
+    )
+    logits = part.logits(encoded.encodings.vectors).numpy()
+    ids = tuple(utterance.id for utterance in encoded.utterances)
+    return Predictions(heading, ids, groups, encoded.encodings.truth, logits)
+
+
+def grouping(utterances: Sequence[Utterance]) -> tuple[str, tuple[str, ...]]:
+    """By what utterances depend on each other, and each one's group: its dialogue, else its speaker, else itself."""
+    dialogues = tuple(utterance.dialogue for utterance in utterances if utterance.dialogue is not None)
+    if len(dialogues) == len(utterances):
+        return "dialogue", dialogues
+    speakers = tuple(utterance.speaker for utterance in utterances)
+    if len(set(speakers)) < len(speakers):
+        return "speaker", speakers
+    return "item", tuple(utterance.id for utterance in utterances)
+
+
+def _together(
+    folder: Path, parts: Mapping[Modality, Part], encoded: Mapping[Modality, Encoded]
+) -> Iterator[Predictions]:
+    """The fusion where there is text, the students' heads where there is none, each on the same utterances of text."""
+    about, fusion = checkpoint.load(folder, ASF, FusionDimensions)
+    if not isinstance(about.preprocessing, FusionSpec):
+        raise ValueError(f"{folder} is no fusion part")
+    beta = about.preprocessing.beta
+    text = encoded["text"]
+    ids = tuple(utterance.id for utterance in text.utterances)
+    grouped_by, groups = grouping(text.utterances)
+
+    def answered(name: str, inputs: str, note: str, logits: npt.NDArray[np.float32], by_fusion: bool) -> Predictions:
+        heading = Heading(
+            name=name,
+            part="fusion" if by_fusion else "students",
+            inputs=inputs,
+            data=f"labels of MELD {_SPLIT}" if not by_fusion and note == PAIRED else f"MELD {_SPLIT}",
+            note=note,
+            labels=MELD,
+            temperature=about.temperature if by_fusion else 1.0,
+            grouped_by=grouped_by,
+        )
+        return Predictions(heading, ids, groups, text.encodings.truth, logits)
+
+    for present in COMBINATIONS:
+        batch, note = company(encoded, present)
+        by_fusion = "text" in present
+        logits = _fused(fusion, batch, beta) if by_fusion else without_text(parts, batch)
+        name = "-".join(("fusion" if by_fusion else "students", *present))
+        yield answered(name, " + ".join(present), note if present != ("text",) else "", logits, by_fusion)
+    material = Material(*(encoded[modality].encodings for modality in ("text", "audio", "visual")))
+    batch = material.pair(Pairing(unmatched=1.0), np.random.default_rng(PAIRING_SEED))
+    logits = _fused(fusion, batch, beta)
+    yield answered("fusion-random-company", "text + audio + visual", _OF_ANY_EMOTION, logits, by_fusion=True)
+
+
+def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) -> tuple[Batch, str]:
+    """Every text with the speech and the face that belong to it, and how they were found.
+
+    An utterance's own clips where the corpora have them; else clips and faces of others, paired by label.
+    present: the modalities that are not left out.
+    """
+    pairing = Pairing(float("audio" not in present), float("visual" not in present))
+    material = Material(*(encoded[modality].encodings for modality in ("text", "audio", "visual")))
+    batch = material.pair(pairing, np.random.default_rng(PAIRING_SEED))
+    wanted = [utterance.id for utterance in encoded["text"].utterances]
+    own: list[str] = []
+    for modality, what in _COMPANIONS.items():
+        found = _own(wanted, encoded[modality])
+        if modality in present and found is not None:
+            vectors, there = found
+            batch = batch._replace(**{modality: vectors, f"{modality}_present": there})
+            own.append(what)
+    if not own:
+        return batch, PAIRED
+    others = [what for what in _COMPANIONS.values() if what not in own]
+    note = f"{' and '.join(own)} of the utterances themselves"
+    return batch, f"{note}; {others[0]} of other corpora paired by label, which is easier than life" if others else note
+
+
+def _own(wanted: Sequence[str], encoded: Encoded) -> tuple[Tensor, Tensor] | None:
+    """Vectors (n, d) of the utterances with these ids, and whether there is one (n,); None where there is none."""
+    places = {utterance.id: place for place, utterance in enumerate(encoded.utterances)}
+    if places.keys().isdisjoint(wanted):
+        return None
+    rows = [places.get(one, 0) for one in wanted]
+    return encoded.encodings.vectors[rows], torch.tensor([float(one in places) for one in wanted])
+
+
+@torch.inference_mode()
+def _fused(fusion: ASF, batch: Batch, beta: float) -> npt.NDArray[np.float32]:
+    logits: Tensor = fusion(*batch[:5], torch.full_like(batch.audio_present, beta))
+    return logits.numpy()
+
+
+def without_text(parts: Mapping[Modality, Part], batch: Batch) -> npt.NDArray[np.float32]:
+    """The mean of the present students' calibrated log-probabilities (n, C), as the live recogniser answers.
+
+    Where both are missing, every emotion is as likely as the others.
+    """
+    total = np.zeros((len(batch.truth), len(MELD)))
+    for modality in _COMPANIONS:
+        part = parts[modality]
+        logits = part.logits(getattr(batch, modality)).numpy()
+        present = getattr(batch, f"{modality}_present").numpy()[:, None]
+        total += present * np.log(np.maximum(softmax(logits, part.about.temperature), np.finfo(np.float64).tiny))
+    number = (batch.audio_present + batch.visual_present).clamp_min(1).numpy()[:, None]
+    return np.asarray(total / number, np.float32)
