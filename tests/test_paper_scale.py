@@ -31,7 +31,7 @@ from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.fusion import ASF, FusionDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
-from telme.training import checkpoint, cli, config
+from telme.training import answers, checkpoint, cli, config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PARTS = ("text", "audio", "visual", "fusion")
@@ -207,6 +207,11 @@ def test_iemocap_from_clips_to_four_parts(tmp_path: Path, grid: list[Path], back
     assert min(on_test(about).values()) > 0.5, on_test(about)
     _, fusion = checkpoint.load(run / "fusion", ASF, FusionDimensions)
     assert fusion.dimensions.labels == 6
+    written = {prediction.heading.name: prediction for prediction in answers.predict(run, tmp_path / "corpora")}
+    whole = written["fusion-text-audio-visual"]
+    assert whole.heading.labels == IEMOCAP
+    assert whole.heading.note == "speech and faces of the utterances themselves"
+    assert {"text-iemocap", "audio-iemocap", "visual-iemocap", "students-audio-visual"} < written.keys()
     assert len(list((run / "decoded").iterdir())) == 2 * 18
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from telme.bundle import FusionSpec, Modality
-from telme.corpora import fer2013, meld, waveforms
+from telme.corpora import fer2013, footage, waveforms
+from telme.corpora.conversations import CONVERSATIONS
+from telme.corpora.decoding import DecodedFiles
 from telme.corpora.records import Split, Utterance
 from telme.evaluation import softmax
-from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
 from telme.training import checkpoint
@@ -79,7 +80,7 @@ def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
     for modality, loader in loaders.items():
         if modality in parts:
             part = loaded[modality] = loader(run / modality)
-            found = dict(_encode(part, corpora))
+            found = dict(_encode(part, corpora, DecodedFiles(run / "decoded")))
             for corpus, its in found.items():
                 log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
                 yield _alone(modality, part, corpus, its)
@@ -91,15 +92,24 @@ def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
         log.warning("The fusion is left out: a modality has no test items to join.")
 
 
-def _encode(part: Part, corpora: Path) -> Iterator[tuple[str, Encoded]]:
+def _encode(part: Part, corpora: Path, files: DecodedFiles) -> Iterator[tuple[str, Encoded]]:
+    """files: where training has left the clips of conversations, decoded."""
     for name in part.about.corpora:
-        if isinstance(part, TextPart) and name == "MELD":
-            utterances = meld.load(corpora / "meld").split(_SPLIT)
+        key = name.lower()
+        if isinstance(part, TextPart) and key in CONVERSATIONS:
+            utterances = CONVERSATIONS[key].load(corpora / key, None).split(_SPLIT)
             encodings = part.encode(utterances)
-        elif isinstance(part, AudioPart) and name.lower() in CORPORA:
-            key = name.lower()
+        elif isinstance(part, VisualPart) and key in CONVERSATIONS:
+            filmed = CONVERSATIONS[key].load(corpora / key, corpora / key).split(_SPLIT)
+            seen = footage.load(key, filmed, part.spec, files)
+            utterances = [clip.utterance for clip in seen]
+            encodings = part.watch(seen)
+        elif isinstance(part, AudioPart) and key in CORPORA:
             spoken = CORPORA[key](corpora / key).split(_SPLIT)
-            clips = labelled(waveforms.load(key, spoken, part.spec.min_s), part.about.labels)
+            kept = files if key in CONVERSATIONS else None
+            clips = labelled(
+                waveforms.load(key, spoken, part.spec.min_s, part.spec.source_rate_hz, kept), part.about.labels
+            )
             utterances = [clip.utterance for clip in clips]
             encodings = part.encode(clips)
         elif isinstance(part, VisualPart) and name == "FER2013":
@@ -123,7 +133,7 @@ def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Pre
         part=modality,
         inputs=modality,
         data=f"{corpus} {_SPLIT}",
-        labels=MELD,
+        labels=part.about.labels,
         temperature=part.about.temperature,
         grouped_by=grouped_by,
     )
@@ -151,7 +161,7 @@ def _together(
     if not isinstance(about.preprocessing, FusionSpec):
         raise ValueError(f"{folder} is no fusion part")
     beta = about.preprocessing.beta
-    text = encoded["text"]
+    text, corpus = encoded["text"], parts["text"].about.corpora[0]
     ids = tuple(utterance.id for utterance in text.utterances)
     grouped_by, groups = grouping(text.utterances)
 
@@ -160,9 +170,9 @@ def _together(
             name=name,
             part="fusion" if by_fusion else "students",
             inputs=inputs,
-            data=f"labels of MELD {_SPLIT}" if not by_fusion and note == PAIRED else f"MELD {_SPLIT}",
+            data=f"labels of {corpus} {_SPLIT}" if not by_fusion and note == PAIRED else f"{corpus} {_SPLIT}",
             note=note,
-            labels=MELD,
+            labels=about.labels,
             temperature=about.temperature if by_fusion else 1.0,
             grouped_by=grouped_by,
         )
@@ -224,7 +234,7 @@ def without_text(parts: Mapping[Modality, Part], batch: Batch) -> npt.NDArray[np
 
     Where both are missing, every emotion is as likely as the others.
     """
-    total = np.zeros((len(batch.truth), len(MELD)))
+    total = np.zeros((len(batch.truth), len(parts["audio"].about.labels)))
     for modality in _COMPANIONS:
         part = parts[modality]
         logits = part.logits(getattr(batch, modality)).numpy()
