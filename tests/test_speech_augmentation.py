@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from telme.corpora import waveforms
@@ -73,6 +73,7 @@ def test_speed_changes_the_length(factor: float) -> None:
 
 @settings(deadline=None)
 @given(before=st.integers(0, 16_000), after=st.integers(0, 16_000), seed=st.integers(0, 99))
+@example(before=153, after=0, seed=1)  # the clip ends with half a frame of speech
 def test_only_silence_is_cropped(before: int, after: int, seed: int) -> None:
     tone = np.sin(np.arange(8000, dtype=np.float32))
     clip = np.pad(tone, (before, after))

@@ -63,13 +63,11 @@ class SpeechAugmenter:
 
 
 def speech_span(samples: Samples) -> tuple[int, int]:
-    """First and last sample of what is within 40 dB of the loudest 10 ms; the whole clip where it is shorter."""
-    frames = len(samples) // _FRAME
-    if frames == 0:
-        return 0, len(samples)
-    energy = np.square(samples[: frames * _FRAME]).reshape(frames, _FRAME).mean(axis=1)
+    """Where what is within 40 dB of the loudest 10 ms begins and ends, in samples."""
+    whole = np.pad(samples, (0, -len(samples) % _FRAME))
+    energy = np.square(whole).reshape(-1, _FRAME).mean(axis=1)
     loud = np.flatnonzero(energy >= energy.max() * 10 ** (_QUIET_DB / 10))
-    return int(loud[0]) * _FRAME, int(loud[-1] + 1) * _FRAME
+    return int(loud[0]) * _FRAME, min(int(loud[-1] + 1) * _FRAME, len(samples))
 
 
 def crop_silence(samples: Samples, random: np.random.Generator) -> Samples:
