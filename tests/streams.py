@@ -1,16 +1,20 @@
 """Runs `telme-stream` as its users do: as a process, from outside."""
 
+import asyncio
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from brokers import Subscriber
 
 DEMO = Path(__file__).parents[1] / "demo"
 CONVERSATION = DEMO / "conversation.mp4"
@@ -49,6 +53,16 @@ def run(*flags: str | Path, asr: str = ASR) -> Ended:
         command("--json", "--asr", asr, *flags), capture_output=True, text=True, timeout=PATIENCE_S, env=environment()
     )
     return Ended(result.returncode, [json.loads(line) for line in result.stdout.splitlines()], result.stderr)
+
+
+async def until_status(subscriber: Subscriber, condition: Callable[[Event], bool]) -> None:
+    """Ask the stream for its status, again and again, until it is as wanted: machines differ in how long that takes."""
+    for asked in itertools.count(len(subscriber.on("/response/status")) + 1):
+        subscriber.publish("telme/telme/request/status", b"")
+        answers = await subscriber.wait_for("/response/status", asked)
+        if condition(json.loads(answers[-1].payload)["data"]):
+            return
+        await asyncio.sleep(0.05)
 
 
 class Running:

@@ -12,7 +12,7 @@ import jiwer
 import jsonschema
 import pytest
 from brokers import Mosquitto, Subscriber
-from streams import ACTED, ASR, CONVERSATION, Ended, Event, command, environment, expected, run, running
+from streams import ACTED, ASR, CONVERSATION, Ended, Event, command, environment, expected, run, running, until_status
 
 from streamer.events import json_schema
 from telme.labels import MELD
@@ -127,9 +127,9 @@ async def test_a_signal_finishes_the_utterance_in_hand(
         Subscriber(mosquitto.port) as subscriber,
         running(tmp_path, "--media", CONVERSATION, "--mqtt", mosquitto.url) as stream,
     ):
-        await subscriber.wait_for("/utterance")
-        # The second utterance runs from 3.9 s to 5.7 s; the first is over at 2.8 s.
-        await asyncio.sleep(2.0)
+        await subscriber.wait_for("/availability")
+        await until_status(subscriber, lambda now: now["speaking"] and now["pipeline"]["utterances"] == 1)
+        await asyncio.sleep(0.5)
         assert await asyncio.to_thread(stream.stop, number) == 0
         heard = await subscriber.wait_for("/availability", 2)
         assert [message.payload for message in heard] == ["online", "stopped"]

@@ -13,7 +13,7 @@ from brokers import Mosquitto, Subscriber
 from devices.fake_v4l2 import FakeV4l2
 from devices.network import live_url
 from devices.sound_server import SoundServer
-from streams import CONVERSATION, Event, running
+from streams import CONVERSATION, Event, running, until_status
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,8 @@ async def test_a_microphone_that_is_pulled_out_and_put_back_is_heard_again(
     ):
         await subscriber.wait_for("/availability")
         playing = server.play(speech)
-        await asyncio.sleep(1.2)
+        await until_status(subscriber, lambda now: bool(now["speaking"]))
+        await asyncio.sleep(0.5)
         await asyncio.to_thread(server.unplug)
         playing.kill()
         playing.wait()
