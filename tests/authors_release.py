@@ -68,7 +68,7 @@ class TeacherModel(nn.Module):
     def __init__(self, labels: int, vocabulary: int) -> None:
         super().__init__()
         self.text_model = RobertaModel(RobertaConfig(vocab_size=vocabulary, **ROBERTA))
-        self.W = nn.Linear(ROBERTA["hidden_size"], VECTOR)  # type: ignore[arg-type]
+        self.W = nn.Linear(ROBERTA["hidden_size"], VECTOR)
         self.classifier = nn.Linear(VECTOR, labels)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,11 +135,11 @@ class Miniature:
             audio_spec=AUDIO.model_copy(update={"max_s": 0.05}),
             visual_spec=VISUAL.model_copy(update={"size_px": 32}),
         )
-        return cls(*(part.eval() for part in parts), release)  # type: ignore[arg-type]
+        return cls(*(part.eval() for part in parts), release)
 
     def save(self, folder: Path) -> Path:
         """Write the four files as `torch.save(model.state_dict(), …)` of the authors' versions does."""
-        positions = torch.arange(ROBERTA["max_position_embeddings"])[None]  # type: ignore[arg-type]
+        positions = torch.arange(ROBERTA["max_position_embeddings"])[None]
         states = {
             "teacher.bin": {"text_model.embeddings.position_ids": positions, **self.teacher.state_dict()},
             "student_audio/total_student.bin": self.audio.state_dict(),

@@ -64,7 +64,7 @@ def test_a_v4l2_camera_that_was_away_is_reopened(tmp_path: Path, orange: Path, f
     device = FakeV4l2(tmp_path, orange)
     watcher = Watcher(device.environment)
     before = [watcher.next_frame() for _ in range(5)]
-    device.set(fault)  # type: ignore[arg-type]
+    device.set(fault)
     time.sleep(1.5)
     device.set("run")
     frames = [*before, *(watcher.next_frame() for _ in range(8))]

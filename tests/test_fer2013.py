@@ -63,6 +63,6 @@ def test_an_unusable_corpus_is_one_sentence(tmp_path: Path, content: bytes | Non
 @pytest.mark.corpora
 def test_the_corpus_itself(corpora: Path) -> None:
     faces = fer2013.load(corpora / "fer2013")
-    sizes = {split: len(faces.corpus.split(split)) for split in ("train", "dev", "test")}  # type: ignore[arg-type]
+    sizes = {split: len(faces.corpus.split(split)) for split in ("train", "dev", "test")}
     assert sizes == {"train": 25389, "dev": 1814, "test": 3562}
     assert sum(faces.corpus.dropped.values()) + sum(sizes.values()) == 28709 + 3589

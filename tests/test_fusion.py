@@ -20,7 +20,7 @@ TEXT, AUDIO, VISUAL, LABELS = 10, 6, 4, 7
 
 def fusion(order: tuple[str, str] = ("audio", "visual")) -> ASF:
     torch.manual_seed(0)
-    dimensions = FusionDimensions(TEXT, AUDIO, VISUAL, LABELS, heads=2, dropout=0.2, order=order)  # type: ignore[arg-type]
+    dimensions = FusionDimensions(TEXT, AUDIO, VISUAL, LABELS, heads=2, dropout=0.2, order=order)
     model = ASF(dimensions)
     for parameter in model.parameters():  # biases too: none of them must be forgotten
         torch.nn.init.normal_(parameter, std=0.5)

@@ -64,7 +64,7 @@ def test_they_come_back_to_the_last_bit(
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, damage: object, complaint: str) -> None:
     path = tmp_path / "text-meld.jsonl"
     predictions().write(path)
-    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    path.write_text(damage(path.read_text()))
     with pytest.raises(PredictionsError) as caught:
         Predictions.read(path)
     assert complaint in str(caught.value)

@@ -140,7 +140,7 @@ async def test_online_is_said_when_the_pipeline_is_ready_and_stopped_at_the_end(
 
 async def test_leaving_by_an_error_says_offline(mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port) as subscriber:
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - what leaves the block is the point
             async with online(mosquitto.url):
                 await subscriber.wait_for("/availability")
                 raise ZeroDivisionError

@@ -22,7 +22,7 @@ class Finder:
 
 
 def finding(*faces: Box, **changes: Any) -> VideoFeatures:
-    return VideoFeatures(FACE_CROPS.model_copy(update=changes), Finder(*faces))  # type: ignore[arg-type]
+    return VideoFeatures(FACE_CROPS.model_copy(update=changes), Finder(*faces))
 
 
 def gradient(height: int, width: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class Outgoing:
 
     def properties(self) -> Properties:
         """The MQTT 5 properties of this message."""
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.PayloadFormatIndicator = 1  # UTF-8
         properties.ContentType = self.content_type
         if self.expiry_s is not None:

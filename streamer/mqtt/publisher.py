@@ -238,7 +238,7 @@ class Publisher:
         )
 
     def _client(self, protocol: ProtocolVersion) -> Client:
-        connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         connect.MaximumPacketSize = _PACKET_MAX
         return Client(
             self._address.host,
@@ -399,4 +399,4 @@ def _full_jitter_s(failures: int) -> float:
     "Full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     bound = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2.0 ** min(failures, 30))
-    return random.uniform(0.0, bound)  # noqa: S311
+    return random.uniform(0.0, bound)  # noqa: S311 - jitter is no secret

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from telme.corpora.clip_names import named_clips
 from telme.corpora.records import Corpus, CorpusError, Split, Utterance
 from telme.labels import EMODB
 
@@ -24,7 +25,6 @@ _LETTERS = {
     "T": "sadness",  # Trauer
 }
 _NAME = re.compile(r"(\d\d)[ab]\d\d([WLEAFNT])[a-z]?")
-_SUFFIXES = (".wav", ".flac")
 _SPLITS: dict[str, Split] = {"12": "dev", "13": "test", "14": "test"}
 
 
@@ -37,11 +37,7 @@ def load(folder: Path) -> Corpus:
     """
     utterances: list[Utterance] = []
     dropped: Counter[str] = Counter()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
-        match = _NAME.fullmatch(path.stem)
-        if match is None:
-            dropped["its name is not one of EmoDB's"] += 1
-            continue
+    for path, match in named_clips(folder, _NAME, "EmoDB's", dropped):
         speaker, label = match[1], _LETTERS[match[2]]
         utterances.append(
             Utterance(

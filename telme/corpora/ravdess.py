@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from telme.corpora.clip_names import named_clips
 from telme.corpora.records import Corpus, CorpusError, Split, Utterance
 from telme.labels import RAVDESS
 
@@ -15,7 +16,6 @@ LICENCE = "CC BY-NC-SA 4.0: non-commercial use only"
 LABELS = tuple(RAVDESS.to_meld)  # in the order of the codes, from 01
 
 _NAME = re.compile(r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(0[1-9]|1[0-9]|2[0-4])")
-_SUFFIXES = (".wav", ".flac")
 
 
 def load(folder: Path) -> Corpus:
@@ -27,11 +27,7 @@ def load(folder: Path) -> Corpus:
     """
     utterances: list[Utterance] = []
     dropped: Counter[str] = Counter()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
-        match = _NAME.fullmatch(path.stem)
-        if match is None:
-            dropped["its name is not one of RAVDESS's audio-only speech"] += 1
-            continue
+    for path, match in named_clips(folder, _NAME, "RAVDESS's audio-only speech", dropped):
         emotion, actor = int(match[1]), int(match[2])
         label = LABELS[emotion - 1]
         utterances.append(

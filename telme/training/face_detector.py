@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # comes without types
 from onnx import TensorProto, helper, numpy_helper
 
 from telme.training.errors import TrainingError

@@ -167,7 +167,7 @@ class _Fit:
                 for batch in group:
                     with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.bf16):
                         loss = self._task.loss(send_to_device(batch, self._device))
-                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]
+                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                     total += loss.item()
                 if not math.isfinite(total):
                     raise TrainingError(

@@ -113,7 +113,7 @@ class VisualTask:
 
     def __init__(self, model: VisualStudent, faces: Faces, settings: VisualSettings, seed: int) -> None:
         # Convolutions on a CPU are fastest with the channels last.
-        self.student: VisualStudent = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student: VisualStudent = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
         self.model: nn.Module = self.student
         self.corpus = faces.corpus
         self.labels: tuple[str, ...] = MELD
