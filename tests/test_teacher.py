@@ -3,6 +3,8 @@
 import csv
 import re
 import shutil
+from difflib import Match, SequenceMatcher
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from telme.training import checkpoint, cli
 from telme.training.config import TextNoise
 from telme.training.errors import TrainingError
 from telme.training.teacher import bucketed
-from telme.training.text_noise import Recogniser
+from telme.training.text_noise import ASR_ERRORS, Recogniser
 
 BACKBONES = {
     "bert": {"model_type": "bert"},
@@ -175,19 +177,50 @@ def test_batches_hold_every_item_once_and_little_padding() -> None:
 TURNS = [Turn("a", "Well, I don't know!"), Turn("b", "You WOULD know.")]
 
 
-def test_a_recogniser_without_mistakes_only_loses_case_and_punctuation() -> None:
-    clear = Recogniser(TextNoise(share=1.0, deletion=0.0, substitution=0.0), [])
-    heard = clear.disturb(TURNS, np.random.default_rng(0))
+def _noise(**amounts: float) -> TextNoise:
+    nothing = {"deletion": 0.0, "substitution": 0.0, "insertion": 0.0, "unpunctuated": 0.0}
+    return TextNoise(share=1.0, **{**nothing, **amounts})
+
+
+def test_a_recogniser_without_mistakes_may_still_lose_case_and_punctuation() -> None:
+    careful, careless = Recogniser(_noise(), []), Recogniser(_noise(unpunctuated=1.0), [])
+    assert careful.disturb(TURNS, np.random.default_rng(0)) == TURNS
+    heard = careless.disturb(TURNS, np.random.default_rng(0))
     assert heard == [Turn("a", "well i don't know"), Turn("b", "you would know")]
 
 
+def test_a_dialogue_has_punctuation_in_all_turns_or_in_none() -> None:
+    recogniser, random = Recogniser(_noise(unpunctuated=0.5), []), np.random.default_rng(0)
+    written = [recogniser.disturb(TURNS, random) for _ in range(400)]
+    whole = sum(turns == TURNS for turns in written)
+    assert 150 < whole < 250
+    assert (
+        sum(turns[0].text == "well i don't know" and turns[1].text == "you would know" for turns in written)
+        == 400 - whole
+    )
+
+
 def test_a_recogniser_mishears_as_often_as_it_is_told() -> None:
-    noise = TextNoise(share=1.0, deletion=0.1, substitution=0.2)
-    recogniser = Recogniser(noise, ["wonder, other"])
-    heard = recogniser.disturb([Turn("a", "word " * 2000)], np.random.default_rng(0))[0].text.split()
-    assert 1750 < len(heard) < 1850
-    assert 350 < heard.count("wonder") < 450
-    assert set(heard) == {"word", "wonder"}
+    recogniser = Recogniser(_noise(deletion=0.1, substitution=0.2, insertion=0.05), ["wonder, other, word"])
+    heard = recogniser.disturb([Turn("a", "Word! " * 4000)], np.random.default_rng(0))[0].text.split()
+    assert 700 < heard.count("wonder!") < 900  # a fifth of 4000, never mistaken for itself, punctuation kept
+    made_up = [word for word in heard if not word.endswith("!")]
+    assert 150 < len(made_up) < 210  # a twentieth of what was not deleted
+    assert set(made_up) == {"wonder", "other", "word"}
+    assert 3550 < len(heard) - len(made_up) < 3650
+
+
+def test_the_mistakes_in_tests_make_a_word_error_rate_of_20_percent() -> None:
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(600)]  # no two alike but for their partner
+    recogniser = Recogniser(ASR_ERRORS, [" ".join(words), " ".join(f"{word}y" for word in words)])
+    random = np.random.default_rng(0)
+    errors = 0
+    for _ in range(20):
+        heard = recogniser.disturb([Turn("a", " ".join(words))], random)[0].text.split()
+        matched = SequenceMatcher(None, words, heard, autojunk=False).get_matching_blocks()
+        gaps = pairwise([Match(0, 0, 0), *matched])
+        errors += sum(max(b.a - a.a - a.size, b.b - a.b - a.size) for a, b in gaps)
+    assert 0.18 < errors / (20 * len(words)) < 0.21
 
 
 def test_undisturbed_prompts_stay_as_they_are() -> None:

@@ -40,6 +40,8 @@ class TextNoise(_Section):
     share: float = Field(0.5, ge=0, le=1, description="of the prompts that are disturbed at all")
     deletion: float = Field(0.05, ge=0, le=1, description="of the words of a disturbed prompt")
     substitution: float = Field(0.1, ge=0, le=1, description="of the words of a disturbed prompt")
+    insertion: float = Field(0.03, ge=0, le=1, description="of made-up words, per word of a disturbed prompt")
+    unpunctuated: float = Field(0.5, ge=0, le=1, description="of the disturbed prompts lose case and punctuation")
 
 
 class TeacherSettings(_Section):
