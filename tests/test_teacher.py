@@ -20,9 +20,9 @@ from telme.features.text import Prompter, Turn
 from telme.models.sources import SourceError, locate
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.training import checkpoint, cli
+from telme.training.bucketing import bucketed
 from telme.training.config import TextNoise
 from telme.training.errors import TrainingError
-from telme.training.teacher import bucketed
 from telme.training.text_noise import ASR_ERRORS, Recogniser
 
 BACKBONES = {
@@ -287,3 +287,39 @@ def test_a_finished_stage_is_not_trained_again(configuration: Path, tmp_path: Pa
     assert cli.main(command) == 0
     assert sha256_of(tmp_path / "run" / "text" / checkpoint.WEIGHTS) == first
     assert (tmp_path / "run" / "text" / "fit" / "state.safetensors").stat().st_mtime_ns == state
+
+
+def test_a_bigger_teacher_teaches_what_the_labels_do_not_say(configuration: Path, tmp_path: Path) -> None:
+    command = ["--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([str(configuration), *command, "--output", str(tmp_path / "bigger")]) == 0
+    train = tmp_path / "corpora" / "meld" / "train_sent_emo.csv"
+    with train.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    emotions = np.random.default_rng(0).permutation([row[2] for row in rows])
+    with train.open("w", newline="") as file:
+        shuffled = ([*row[:2], emotion, *row[3:]] for row, emotion in zip(rows, emotions, strict=True))
+        csv.writer(file).writerows([header, *shuffled])
+
+    settings = yaml.safe_load(configuration.read_text())
+    settings["teacher"]["taught_by"] = {"run": str(tmp_path / "bigger"), "alpha": 5.0}
+    configuration.write_text(yaml.safe_dump(settings))
+    assert cli.main([str(configuration), *command, "--output", str(tmp_path / "taught")]) == 0
+    scores = {
+        (score.data.split(",")[0], score.metric): score.value
+        for score in checkpoint.read(tmp_path / "taught" / "text").scores
+    }
+    assert scores["MELD test", "weighted_f1"] > 0.9
+
+
+def test_a_bigger_teacher_with_other_labels_is_refused(
+    configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([str(configuration), *command, "--output", str(tmp_path / "bigger")]) == 0
+    about = tmp_path / "bigger" / "text" / checkpoint.ABOUT
+    about.write_text(checkpoint.read(about.parent).model_copy(update={"labels": ("ang", "sad")}).model_dump_json())
+    settings = yaml.safe_load(configuration.read_text())
+    settings["teacher"]["taught_by"] = {"run": str(tmp_path / "bigger")}
+    configuration.write_text(yaml.safe_dump(settings))
+    assert cli.main([str(configuration), *command, "--output", str(tmp_path / "taught")]) == 2
+    assert "answers in ang, sad, not in anger" in capsys.readouterr().err

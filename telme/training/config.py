@@ -44,6 +44,14 @@ class TextNoise(_Section):
     unpunctuated: float = Field(0.5, ge=0, le=1, description="of the disturbed prompts lose case and punctuation")
 
 
+class BiggerTeacher(_Section):
+    """A text teacher trained before, usually a bigger one, whose answers are learnt besides the labels."""
+
+    run: Path = Field(description="run folder that holds its part `text`")
+    temperature: float = Field(4.0, gt=0, description="tau of L_response")
+    alpha: float = Field(1.0, ge=0, description="weight of L_response")
+
+
 class TeacherSettings(_Section):
     """The text teacher, fine-tuned with cross-entropy."""
 
@@ -52,6 +60,7 @@ class TeacherSettings(_Section):
     max_tokens: int = Field(512, ge=8, description="longest prompt; whole turns are dropped from the front")
     speakers: int = Field(9, ge=1, description="how many a prompt tells apart")
     noise: TextNoise | None = None
+    taught_by: BiggerTeacher | None = None
     schedule: Schedule
 
 

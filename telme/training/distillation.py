@@ -16,9 +16,9 @@ from telme.losses import feature_loss, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
 from telme.training import checkpoint
+from telme.training.bucketing import bucketed
 from telme.training.config import Distillation
 from telme.training.errors import TrainingError
-from telme.training.teacher import bucketed
 
 _AT_ONCE = 16
 
@@ -32,12 +32,12 @@ class Answer:
 
 
 @torch.inference_mode()
-def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int) -> dict[str, Answer]:
+def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int | None = None) -> dict[str, Answer]:
     """The teacher's answers by utterance id; utterances without text get none.
 
     The teacher is frozen, and reads what was really said: it is asked once, before the student's training.
     folder: the trained text part; looked at only when some utterance has text.
-    vector: length of the student's vectors, which L_feature compares with the teacher's.
+    vector: length of the student's vectors, which L_feature compares with the teacher's; None where it does not.
     Raises TrainingError when the teacher is needed and missing or damaged, or its vectors have another length.
     """
     asked = [utterance for utterance in utterances if utterance.turns]
@@ -46,7 +46,7 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int) -> d
     about, teacher = checkpoint.load(folder, Teacher, TeacherDimensions)
     if not isinstance(about.preprocessing, TextSpec):
         raise ValueError(f"{folder} is no text part")
-    if teacher.dimensions.vector != vector:
+    if vector not in (None, teacher.dimensions.vector):
         raise TrainingError(
             f"The teacher's vectors have {teacher.dimensions.vector} values and the student's {vector}; set `vector` "
             "alike in both sections, since the student learns to make vectors like the teacher's."

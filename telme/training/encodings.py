@@ -23,7 +23,7 @@ from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training import checkpoint
-from telme.training.teacher import bucketed
+from telme.training.bucketing import bucketed
 from telme.training.visual import Stills
 
 _AT_ONCE = 32

@@ -12,8 +12,8 @@ from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.labels import MELD
 from telme.training.augment_audio import SpeechAugmenter
+from telme.training.bucketing import bucketed
 from telme.training.distillation import Answer
-from telme.training.teacher import bucketed
 
 Float32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,13 @@ from telme.corpora.records import Corpus, Utterance
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
 from telme.features.text import Ids, Prompter, Turn
 from telme.labels import MELD
+from telme.losses import response_loss
 from telme.models.sources import locate, reading
 from telme.models.teacher import Teacher
 from telme.training import checkpoint
-from telme.training.config import TeacherSettings, TrainingConfig
+from telme.training.bucketing import bucketed
+from telme.training.config import BiggerTeacher, TeacherSettings, TrainingConfig
+from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
 from telme.training.text_noise import ASR_ERRORS, Recogniser
@@ -26,8 +30,14 @@ from telme.training.tokenizer import prepare_tokenizer
 
 log = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor, Tensor]  # input ids (B, L), attention mask (B, L), labels (B,)
-_POOL = 50  # batches whose prompts are sorted by length together: little padding, and still a random order
+
+class Batch(NamedTuple):
+    """input_ids, attention_mask: (B, L). truth: (B,). bigger: (B, C), a bigger teacher's logits, or None."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    truth: Tensor
+    bigger: Tensor | None
 
 
 def train(config: TrainingConfig) -> None:
@@ -43,7 +53,8 @@ def train(config: TrainingConfig) -> None:
         model = Teacher.pretrained(
             locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(config.labels)
         )
-    task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, config.labels)
+    answers = _ask_bigger(settings.taught_by, corpus.split("train"), config.labels) if settings.taught_by else {}
+    task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, answers, config.labels)
     folder = config.folder / "text"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
     temperature, scores = judge(task, corpus)
@@ -64,8 +75,21 @@ def train(config: TrainingConfig) -> None:
     log.info("text teacher written to %s", folder)
 
 
+def _ask_bigger(bigger: BiggerTeacher, items: Sequence[Utterance], labels: tuple[str, ...]) -> dict[str, Answer]:
+    folder = bigger.run / "text"
+    if (known := checkpoint.read(folder).labels) != labels:
+        raise TrainingError(
+            f"The teacher in {folder} answers in {', '.join(known)}, not in {', '.join(labels)}; name another run in "
+            "teacher.taught_by.run."
+        )
+    return ask_teacher(folder, items)
+
+
 class TeacherTask:
-    """Cross-entropy on the emotion of each utterance, given the dialogue up to it; weighted F1 on dev selects."""
+    """Cross-entropy on the emotion of each utterance, given the dialogue up to it; weighted F1 on dev selects.
+
+    A bigger teacher's answers to the undisturbed dialogue are learnt besides, with alpha * L_response.
+    """
 
     def __init__(
         self,
@@ -74,11 +98,15 @@ class TeacherTask:
         corpus: Corpus,
         settings: TeacherSettings,
         seed: int,
+        answers: Mapping[str, Answer] | None = None,
         labels: tuple[str, ...] = MELD,
     ) -> None:
+        """answers: of the bigger teacher to every training utterance, by id, where the settings name one."""
         self.model: nn.Module = model
         self.labels = labels
         self._prompter = prompter
+        self._answers = answers or {}
+        self._taught_by = settings.taught_by
         self._schedule = settings.schedule
         self._seed = seed
         self._train = corpus.split("train")
@@ -90,15 +118,22 @@ class TeacherTask:
         order = random.permutation(len(self._train))
         heard = [self._heard(self._train[item].turns, random) for item in order]
         prompts = [self._prompter.encode(turns) for turns in heard]
-        truth = indices([self._train[item] for item in order], self.labels)
+        truth = torch.from_numpy(indices([self._train[item] for item in order], self.labels))
+        bigger = torch.stack([self._answers[self._train[i].id].logits for i in order]) if self._taught_by else None
         batches = bucketed([len(prompt) for prompt in prompts], self._schedule.batch)
         random.shuffle(batches)
-        return [(*self._padded([prompts[i] for i in batch]), torch.from_numpy(truth[batch])) for batch in batches]
+        return [
+            Batch(*self._padded([prompts[i] for i in batch]), truth[batch], None if bigger is None else bigger[batch])
+            for batch in batches
+        ]
 
     def loss(self, batch: Batch) -> Tensor:
-        input_ids, attention_mask, truth = batch
-        _, logits = self.model(input_ids, attention_mask)
-        return cross_entropy(logits.float(), truth, label_smoothing=self._schedule.label_smoothing)
+        _, logits = self.model(batch.input_ids, batch.attention_mask)
+        logits = logits.float()
+        loss = cross_entropy(logits, batch.truth, label_smoothing=self._schedule.label_smoothing)
+        if self._taught_by is not None and batch.bigger is not None:
+            loss = loss + self._taught_by.alpha * response_loss(logits, batch.bigger, self._taught_by.temperature)
+        return loss
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self._dev).metrics()
@@ -167,14 +202,3 @@ def mishear(items: Sequence[Utterance], corpus: Corpus) -> list[Utterance]:
 def indices(items: Sequence[Utterance], labels: Sequence[str]) -> npt.NDArray[np.int64]:
     """Each utterance's place among its corpus's labels: (N,)."""
     return np.array([labels.index(item.label) for item in items], np.int64)
-
-
-def bucketed(lengths: Sequence[int], size: int) -> list[npt.NDArray[np.int64]]:
-    """Split items 0 … N-1 into batches of `size` (the last may be smaller) of similar length.
-
-    Items are sorted only within pools of neighbours, so that a shuffled order stays random at large.
-    """
-    sizes = np.asarray(lengths)
-    pools = np.array_split(np.arange(len(sizes)), range(size * _POOL, len(sizes), size * _POOL))
-    order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
-    return np.array_split(order, range(size, len(order), size))
