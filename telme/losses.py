@@ -44,6 +44,11 @@ def feature_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
     return kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
+def lengthen_gradient(loss: Tensor, factor: float) -> Tensor:
+    """`loss`, with a gradient that is `factor` times as long."""
+    return loss.detach() + factor * (loss - loss.detach())
+
+
 def _correlation(a: Tensor, b: Tensor, smallest: float = 1e-8) -> Tensor:
     """Pearson's correlation of equal rows of `a` and `b`, both (N, M): (N,); 0 for a constant row."""
     a = a - a.mean(dim=1, keepdim=True)

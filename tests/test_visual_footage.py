@@ -1,5 +1,8 @@
 """The visual student on clips of conversations, taught by the teacher."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 import small_run
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from telme.bundle import VisualSpec
@@ -19,7 +24,8 @@ from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training.config import Distillation, Schedule, VisualSettings
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
-from telme.training.visual_footage import FootageTask
+from telme.training.loop import BEST, STATE, fit
+from telme.training.visual_footage import Batch, FootageTask, ShuffledFootage
 
 TIMESFORMER = {
     "model_type": "timesformer",
@@ -44,7 +50,7 @@ SETTINGS = VisualSettings(
 )
 
 
-def task_in(folder: Path) -> FootageTask:
+def task_in(folder: Path, settings: VisualSettings = SETTINGS, kind: type[FootageTask] = FootageTask) -> FootageTask:
     """Ten clips of one to three pictures in train, and seven in dev and test."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -58,7 +64,7 @@ def task_in(folder: Path) -> FootageTask:
     answers = {f"train-{place}": Answer(torch.randn(6), torch.randn(7)) for place in range(10)}
     corpus = Corpus("MELD", "none", [clip.utterance for clip in seen])
     student = VisualStudent(VisualDimensions(TIMESFORMER, 6, len(MELD)))
-    return FootageTask(student, corpus, seen, SETTINGS, 1, answers, MELD)
+    return kind(student, corpus, seen, settings, 1, answers, MELD)
 
 
 def test_every_clip_comes_once_an_epoch_in_an_order_that_can_be_repeated(tmp_path: Path) -> None:
@@ -80,6 +86,45 @@ def test_the_loss_is_the_paper_s(tmp_path: Path) -> None:
     vector, logits = task.student(batch.frames, batch.mask)
     expected = cross_entropy(logits, batch.truth) + 0.5 * response_loss(logits, batch.teacher_logits, 2.0)
     torch.testing.assert_close(task.loss(batch), expected + feature_loss(vector, batch.teacher_vectors))
+
+
+QUEUED = SETTINGS.model_copy(
+    update={
+        "distillation": Distillation(queue=7),
+        "schedule": Schedule(epochs=3, batch=4, learning_rate=1e-3),
+    }
+)
+
+
+class Killed(FootageTask):
+    """Ends its process in the middle of the second epoch."""
+
+    def train_batches(self, epoch: int) -> ShuffledFootage:
+        self.left = 4 if epoch == 0 else 2
+        return super().train_batches(epoch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch)
+
+
+def _run_until_killed(clips: Path, folder: Path) -> None:
+    fit(task_in(clips, QUEUED, Killed), QUEUED.schedule, folder, seed=1)
+
+
+def test_a_killed_run_with_a_queue_ends_in_the_same_weights(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit(task_in(tmp_path, QUEUED), QUEUED.schedule, whole, seed=1)
+    process = multiprocessing.get_context("spawn").Process(target=_run_until_killed, args=(tmp_path, cut))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    fit(task_in(tmp_path, QUEUED), QUEUED.schedule, cut, seed=1)
+    for name in (BEST, STATE):
+        one, other = load_file(whole / name), load_file(cut / name)
+        assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
 
 
 def test_dev_selects_by_what_the_settings_say(tmp_path: Path) -> None:

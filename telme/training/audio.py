@@ -25,7 +25,7 @@ from telme.models.whisper_weights import WeightsError
 from telme.training import checkpoint
 from telme.training.augment_audio import SpeechAugmenter, cut_silence
 from telme.training.config import AudioSettings, Schedule, TrainingConfig
-from telme.training.distillation import Answer, ask_teacher, distillation_loss
+from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.loop import decay_groups, fit
 from telme.training.speech_batches import (
@@ -150,6 +150,7 @@ class AudioTask:
         self.labels = labels
         self._student = model
         self._settings = settings
+        self._distiller = Distiller(settings.distillation)
         self._seed = seed
         self._train = select(clips, "train")
         self._dev = labelled(select(clips, "dev"), labels)
@@ -175,6 +176,7 @@ class AudioTask:
         ]
 
     def train_batches(self, epoch: int) -> TrainingBatches:
+        self._distiller = Distiller(self._settings.distillation)
         size, seed = self._settings.schedule.batch, self._seed * 10_007 + epoch
         return TrainingBatches(self._train, size, self._collator, self._augmenter, seed)
 
@@ -187,7 +189,7 @@ class AudioTask:
         if len(batch.taught):
             student = Answer(vector[batch.taught].float(), logits[batch.taught].float())
             teacher = Answer(batch.teacher_vectors, batch.teacher_logits)
-            loss = loss + distillation_loss(student, teacher, self._settings.distillation)
+            loss = loss + self._distiller.loss(student, teacher)
         return loss
 
     def evaluate(self) -> Mapping[str, float]:

@@ -83,6 +83,7 @@ class Distillation(_Section):
 
     temperature: float = Field(4.0, gt=0, description="tau of L_response")
     alpha: float = Field(1.0, ge=0, description="weight of L_response")
+    queue: int = Field(0, ge=0, description="utterances before a batch that join it in both losses; 0, as in the paper")
 
 
 class AudioSettings(_Section):

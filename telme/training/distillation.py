@@ -12,7 +12,7 @@ from torch import Tensor
 from telme.bundle import TextSpec
 from telme.corpora.records import Utterance
 from telme.features.authors_text import prompter
-from telme.losses import feature_loss, response_loss
+from telme.losses import feature_loss, lengthen_gradient, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
 from telme.training import checkpoint
@@ -25,7 +25,7 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Answer:
-    """vector: (d,), the teacher's utterance vector. logits: (C,)."""
+    """vector: (d,), the utterance vector. logits: (C,). Of several utterances, (B, d) and (B, C)."""
 
     vector: Tensor
     logits: Tensor
@@ -65,7 +65,45 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int | Non
     return answers
 
 
-def distillation_loss(student: Answer, teacher: Answer, settings: Distillation) -> Tensor:
-    """What a batch did not learn, alpha * L_response + L_feature: vectors (B, d), logits (B, C)."""
-    response = response_loss(student.logits, teacher.logits, settings.temperature)
-    return settings.alpha * response + feature_loss(student.vector, teacher.vector)
+class Distiller:
+    """What a batch did not learn of the teacher, alpha * L_response + L_feature, in the company of those before it.
+
+    L_intra correlates over the batch and L_feature's softmax runs over it, so both are noise in batches of four. A
+    queue of past answers, as in MoCo (He et al., "Momentum Contrast for Unsupervised Visual Representation Learning",
+    CVPR 2020, arXiv 1911.05722), makes the batch of B one of N: the loss is that of all N utterances, of which N - B
+    are constants. The teacher is frozen, so only the student's past answers are out of date, by a few steps.
+
+    The gradient reaches B of N utterances, each with its share 1 / N of the loss; it is multiplied by N / B, so that
+    it weighs against a cross-entropy, the mean over B, as it does in a batch of N. With answers that are not out of
+    date, the mean of the gradients over the N / B batches is the gradient of the batch of N.
+    """
+
+    def __init__(self, settings: Distillation) -> None:
+        """Begins with an empty queue: to be made anew for every epoch, so that a resumed run goes on as it was."""
+        self._settings = settings
+        self._past: tuple[Answer, Answer] | None = None
+
+    def loss(self, student: Answer, teacher: Answer) -> Tensor:
+        """Vectors (B, d), logits (B, C); B at least 1. The batch then joins the queue, and the oldest leave it."""
+        size = self._settings.queue
+        if not size:
+            return self._over(student, teacher)
+        if self._past is None:
+            together = (student, teacher)
+        else:
+            together = (_joined(self._past[0], student), _joined(self._past[1], teacher))
+        loss = lengthen_gradient(self._over(*together), len(together[0].logits) / len(student.logits))
+        self._past = (_last(together[0], size), _last(together[1], size))
+        return loss
+
+    def _over(self, student: Answer, teacher: Answer) -> Tensor:
+        response = response_loss(student.logits, teacher.logits, self._settings.temperature)
+        return self._settings.alpha * response + feature_loss(student.vector, teacher.vector)
+
+
+def _joined(past: Answer, present: Answer) -> Answer:
+    return Answer(torch.cat([past.vector, present.vector]), torch.cat([past.logits, present.logits]))
+
+
+def _last(answers: Answer, size: int) -> Answer:
+    return Answer(answers.vector[-size:].detach(), answers.logits[-size:].detach())

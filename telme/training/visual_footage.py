@@ -17,7 +17,7 @@ from telme.evaluation import Evaluation
 from telme.features.video import pad
 from telme.models.visual import Clip, VisualDimensions, VisualStudent
 from telme.training.config import TrainingConfig, VisualSettings
-from telme.training.distillation import Answer, ask_teacher, distillation_loss
+from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.teacher import indices
 
@@ -105,9 +105,11 @@ class FootageTask:
         )
         self._answers = answers
         self._settings = settings
+        self._distiller = Distiller(settings.distillation)
         self._seed = seed
 
     def train_batches(self, epoch: int) -> "ShuffledFootage":
+        self._distiller = Distiller(self._settings.distillation)
         return ShuffledFootage(self, np.random.default_rng((self._seed, epoch)))
 
     @property
@@ -128,7 +130,7 @@ class FootageTask:
         loss = cross_entropy(logits.float(), batch.truth, label_smoothing=smoothing)
         student = Answer(vector.float(), logits.float())
         teacher = Answer(batch.teacher_vectors, batch.teacher_logits)
-        return loss + distillation_loss(student, teacher, self._settings.distillation)
+        return loss + self._distiller.loss(student, teacher)
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self._results(self.dev).metrics()
