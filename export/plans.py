@@ -94,8 +94,7 @@ def _fusion(trained: Trained, text: Sequence[Encoded], audio: Sequence[Encoded],
     ]
 
     def fusion(model: Model, batch: int) -> Fusion:
-        beta = trained.specifications.fusion.beta
-        return Fusion(model, batch, beta, {"audio": sizes.audio, "visual": sizes.visual})
+        return Fusion(model, batch, trained.specifications.fusion, {"audio": sizes.audio, "visual": sizes.visual})
 
     def ask(model: Model, batch: int) -> list[Answer]:
         return [Answer(logits, logits) for logits in fusion(model, batch).logits(items)]

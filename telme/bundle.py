@@ -180,12 +180,38 @@ class Parts(_Model):
                 yield name, part
 
 
+class UnsureText(_Model):
+    """How the bound of the shift changes where a transcript is doubtful: evenly between two confidences."""
+
+    beta: float = Field(gt=0, description="bound where the recogniser's confidence in the transcript is `low` or less")
+    low: float = Field(0.0, ge=0, le=1)
+    high: float = Field(1.0, ge=0, le=1, description="confidence from which on the bound is that of sure text")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        return self
+
+
 class FusionSpec(Spec):
     offline_rules = ("group",)
 
     beta: float = Field(gt=0, description="bound of the shift, as a share of the text vector's length")
+    unsure: UnsureText | None = Field(None, description="another bound for doubtful text; null: none, as in the paper")
     input_order: tuple[Literal["audio", "visual"], Literal["audio", "visual"]] = ("audio", "visual")
     group: int = Field(1, ge=1, description="successive utterances that attend to each other; 1: none does")
+
+    def bound(self, confidence: float | None) -> float:
+        """Beta for a transcript of this confidence: beta(c) = beta + (unsure.beta - beta) d(c), where the doubt
+        d(c) = (high - c) / (high - low), cut to [0, 1].
+
+        confidence: of the recogniser in the words, in [0, 1]; None or NaN where it is unknown, which is no doubt.
+        """
+        if self.unsure is None or confidence is None:
+            return self.beta
+        doubt = min(1.0, max(0.0, (self.unsure.high - confidence) / (self.unsure.high - self.unsure.low)))
+        return self.beta + (self.unsure.beta - self.beta) * doubt
 
 
 class Calibration(_Model):

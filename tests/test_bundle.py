@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telme import bundle as bundles
-from telme.bundle import MANIFEST, Bundle, BundleError, Manifest, json_schema, sha256_of
+from telme.bundle import MANIFEST, Bundle, BundleError, FusionSpec, Manifest, UnsureText, json_schema, sha256_of
 from telme.labels import MELD
 
 
@@ -157,6 +157,9 @@ def test_unknown_key(folder: Path) -> None:
         ("parts.text.outputs", [{"name": "logits", "dtype": "float32", "shape": ["batch", 6]}]),
         ("fusion.beta", 0),
         ("fusion.beta", "NaN"),
+        ("fusion.unsure", {"beta": 0}),
+        ("fusion.unsure", {"beta": 0.5, "low": 0.7, "high": 0.7}),
+        ("fusion.unsure", {"beta": 0.5, "high": 1.1}),
         ("visual.kind", "face_crops"),
         ("visual.mean", [0.5, 0.5]),
         ("audio.sample_rate_hz", 44_100),
@@ -166,6 +169,39 @@ def test_unknown_key(folder: Path) -> None:
 def test_values_that_cannot_be(folder: Path, path: str, value: Any) -> None:
     change(folder, path, value)
     assert "is not a valid manifest" in refusal(folder)
+
+
+def test_a_manifest_without_a_rule_for_doubtful_text_has_one_bound(folder: Path) -> None:
+    fusion = Bundle.open(folder).manifest.fusion
+    assert fusion.unsure is None
+    assert {fusion.bound(confidence) for confidence in (None, 0.0, 0.5, 1.0)} == {0.1}
+
+
+def test_a_manifest_may_let_doubtful_text_be_shifted_further(folder: Path) -> None:
+    change(folder, "fusion.unsure", {"beta": 0.5, "low": 0.3, "high": 0.8})
+    jsonschema.validate(json.loads((folder / MANIFEST).read_text()), json_schema())
+    fusion = Bundle.open(folder).manifest.fusion
+    assert fusion.bound(None) == fusion.bound(0.8) == fusion.bound(1.0) == fusion.bound(float("nan")) == 0.1
+    assert fusion.bound(0.3) == fusion.bound(0.0) == pytest.approx(0.5)
+    assert fusion.bound(0.55) == pytest.approx(0.3)
+
+
+@given(
+    beta=st.floats(0.01, 2),
+    unsure=st.floats(0.01, 2),
+    low=st.floats(0, 0.49),
+    high=st.floats(0.51, 1),
+    less=st.floats(-1, 2),
+    more=st.floats(-1, 2),
+)
+def test_the_bound_goes_one_way_and_stays_between_its_ends(
+    beta: float, unsure: float, low: float, high: float, less: float, more: float
+) -> None:
+    spec = FusionSpec(beta=beta, unsure=UnsureText(beta=unsure, low=low, high=high))
+    less, more = sorted((less, more))
+    doubtful, sure = spec.bound(less), spec.bound(more)
+    assert min(beta, unsure) - 1e-12 <= doubtful <= max(beta, unsure) + 1e-12
+    assert (doubtful - sure) * (unsure - beta) >= -1e-12
 
 
 def test_a_bundle_of_another_version_names_both(folder: Path) -> None:

@@ -72,6 +72,15 @@ def test_an_utterance_is_the_same_alone_and_in_any_batch() -> None:
         torch.testing.assert_close(model(*(value[row : row + 1] for value in together))[0], logits[row])
 
 
+def test_each_utterance_has_its_own_bound() -> None:
+    model, together = fusion(), inputs(6)
+    together[5] = torch.tensor([0.01, 0.1, 0.5, 1.0, 2.0, 100.0])
+    logits = model(*together)
+    assert not torch.allclose(logits, model(*together[:5], torch.full((6,), 0.1)))
+    for row in range(6):
+        torch.testing.assert_close(model(*(value[row : row + 1] for value in together))[0], logits[row])
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     beta=st.floats(0.001, 10),

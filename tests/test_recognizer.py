@@ -4,10 +4,12 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telme import bundle as bundles
-from telme.bundle import Bundle, BundleError
+from telme.bundle import Bundle, BundleError, UnsureText
 from telme.features.text import Turn
 from telme.labels import MELD
 from telme.runtime.encoders import Encoded, Frame
+from telme.runtime.fusion import Encodings, Fusion
 from telme.runtime.recognition import Recognition
 from telme.runtime.recognizer import Inputs, Recognizer, log_softmax
 
@@ -73,7 +76,9 @@ def every_combination(speech: npt.NDArray[np.float32], frames: list[Frame]) -> l
 
 
 def recognize(recognizer: Recognizer, item: Inputs) -> Recognition:
-    return recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
+    return recognizer.recognize(
+        text=item.text, audio=item.audio, frames=item.frames, text_confidence=item.text_confidence
+    )
 
 
 def assert_alike(one: Recognition, other: Recognition, tolerance: float = 1e-4) -> None:
@@ -145,6 +150,72 @@ def test_sound_and_picture_shift_a_text_only_so_far(
     together = recognizer.recognize(text=BAD_NEWS, audio=speech, frames=frames)
     assert alone.scores != together.scores
     assert alone.modality_scores["text"] == pytest.approx(together.modality_scores["text"], abs=1e-6)
+
+
+@pytest.fixture(scope="session")
+def doubting(recognizer: Recognizer) -> Recognizer:
+    """The same bundle, but doubtful text may be shifted up to twice its length."""
+    bundle = recognizer.bundle
+    fusion = bundle.manifest.fusion.model_copy(update={"unsure": UnsureText(beta=2.0, low=0.2, high=0.9)})
+    return Recognizer.load(Bundle(bundle.folder, bundle.manifest.model_copy(update={"fusion": fusion}), bundle.sha256))
+
+
+def test_without_a_rule_confidence_changes_nothing(recognizer: Recognizer, every_combination: list[Inputs]) -> None:
+    assert recognizer.bundle.manifest.fusion.unsure is None
+    encoded = [
+        (
+            recognizer.encode_text(item.text) if item.text else None,
+            recognizer.encode_audio(item.audio) if item.audio is not None else None,
+            recognizer.encode_visual(item.frames) if item.frames else None,
+        )
+        for item in every_combination
+    ]
+    for text, audio, visual in encoded:
+        plain = recognizer.fuse(text=text, audio=audio, visual=visual)
+        for confidence in (0.0, 0.4, 1.0):
+            doubted = recognizer.fuse(text=text, audio=audio, visual=visual, text_confidence=confidence)
+            assert doubted.scores == plain.scores
+
+
+def test_the_model_is_told_the_same_bound_as_ever(recognizer: Recognizer) -> None:
+    text, model = recognizer.encode_text(GOOD_NEWS), Recorder()
+    spec = recognizer.bundle.manifest.fusion
+    fusion = Fusion(model, 4, spec, {"audio": 3, "visual": 2})
+    fusion.logits([Encodings(text), Encodings(text, text_confidence=0.1)])
+    assert model.told["beta"].tobytes() == np.full(2, spec.beta, np.float32).tobytes()
+
+
+class Recorder:
+    """Keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.told: Mapping[str, npt.NDArray[Any]] = {}
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
+        self.told = inputs
+        return {"logits": np.zeros((len(inputs["beta"]), len(MELD)), np.float32)}
+
+
+def test_sound_and_picture_shift_doubtful_text_further(
+    recognizer: Recognizer, doubting: Recognizer, speech: npt.NDArray[np.float32], frames: list[Frame]
+) -> None:
+    def scores(of: Recognizer, confidence: float | None) -> npt.NDArray[np.float64]:
+        answer = of.recognize(text=BAD_NEWS, audio=speech, frames=frames, text_confidence=confidence)
+        return np.array(list(answer.scores.values()))
+
+    plain = scores(recognizer, None)
+    for confidence in (None, 0.9, 1.0):
+        np.testing.assert_array_equal(scores(doubting, confidence), plain)
+    shifts = [np.abs(scores(doubting, confidence) - plain).sum() for confidence in (0.8, 0.5, 0.2)]
+    assert 0 < shifts[0] < shifts[1] < shifts[2]
+
+
+def test_a_batch_of_different_confidences_answers_as_its_items_do(
+    doubting: Recognizer, every_combination: list[Inputs]
+) -> None:
+    batch = [replace(item, text_confidence=c) for c in (None, 0.0, 0.55, 1.0) for item in every_combination]
+    for item, among_others in zip(batch, doubting.recognize_batch(batch), strict=True):
+        assert_alike(recognize(doubting, item), among_others)
 
 
 def test_without_text_the_students_average(

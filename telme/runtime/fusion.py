@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from telme.bundle import MODALITIES, Modality
+from telme.bundle import MODALITIES, FusionSpec, Modality
 from telme.runtime.encoders import Encoded
 from telme.runtime.model import Array, Float32, Model
 
@@ -14,11 +14,15 @@ STUDENTS: tuple[Modality, ...] = ("audio", "visual")
 
 @dataclass(frozen=True)
 class Encodings:
-    """One utterance's modalities after their encoders; None where one is missing."""
+    """One utterance's modalities after their encoders; None where one is missing.
+
+    text_confidence: how sure the speech recogniser was of the text, in [0, 1]; None where that is unknown.
+    """
 
     text: Encoded | None = None
     audio: Encoded | None = None
     visual: Encoded | None = None
+    text_confidence: float | None = None
 
     def present(self) -> dict[Modality, Encoded]:
         found = {modality: getattr(self, modality) for modality in MODALITIES}
@@ -28,14 +32,11 @@ class Encodings:
 class Fusion:
     """Shifts the teacher's vectors by what sound and picture say, and reads the emotion off them."""
 
-    def __init__(self, model: Model, batch_max: int, beta: float, sizes: Mapping[str, int]) -> None:
-        """beta: bound of the shift, as a share of the text vector's length.
-
-        sizes: lengths of the "audio" and the "visual" utterance vector.
-        """
+    def __init__(self, model: Model, batch_max: int, spec: FusionSpec, sizes: Mapping[str, int]) -> None:
+        """sizes: lengths of the "audio" and the "visual" utterance vector."""
         self._model = model
         self._batch_max = batch_max
-        self._beta = beta
+        self._spec = spec
         self._absent = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
 
     def logits(self, items: Sequence[Encodings]) -> list[Float32]:
@@ -51,7 +52,7 @@ class Fusion:
         present = [item.present() for item in items]
         inputs: dict[str, Array] = {
             "text_vector": np.stack([found["text"].vector for found in present]),
-            "beta": np.full(len(items), self._beta, np.float32),
+            "beta": np.array([self._spec.bound(item.text_confidence) for item in items], np.float32),
         }
         for name in STUDENTS:
             vectors = [found[name].vector if name in found else self._absent[name] for found in present]

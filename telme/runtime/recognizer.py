@@ -34,11 +34,13 @@ class Inputs:
     text: the dialogue's turns, oldest first; the last one is the utterance.
     audio: (n,) float32 samples, 16 kHz, one channel, in [-1, 1].
     frames: what `Recognizer.prepare_frame` made of the picture, in order.
+    text_confidence: how sure a speech recogniser was of the last turn's words, in [0, 1].
     """
 
     text: Sequence[Turn] | None = None
     audio: Float32 | None = None
     frames: Sequence[Frame] | None = None
+    text_confidence: float | None = None
 
 
 class Recognizer:
@@ -97,7 +99,7 @@ class Recognizer:
             Fusion(
                 model(parts.fusion),
                 batch_max(parts.fusion.precision),
-                manifest.fusion.beta,
+                manifest.fusion,
                 _vector_sizes(parts.fusion),
             ),
             video,
@@ -123,15 +125,22 @@ class Recognizer:
         return self._visual.encode([frames])[0]
 
     def fuse(
-        self, *, text: Encoded | None = None, audio: Encoded | None = None, visual: Encoded | None = None
+        self,
+        *,
+        text: Encoded | None = None,
+        audio: Encoded | None = None,
+        visual: Encoded | None = None,
+        text_confidence: float | None = None,
     ) -> Recognition:
         """Bring the modalities together.
 
         With text, sound and picture shift the teacher's vector (ASF); what is missing shifts nothing. Without text
         there is nothing to shift, and the students' calibrated log-probabilities are averaged.
+        text_confidence: how sure the speech recogniser was, in [0, 1]; a bundle may let doubtful text be shifted
+        further (`fusion.unsure`).
         Raises ValueError when all are missing.
         """
-        return self._fuse([Encodings(text, audio, visual)])[0]
+        return self._fuse([Encodings(text, audio, visual, text_confidence)])[0]
 
     def recognize(
         self,
@@ -139,12 +148,13 @@ class Recognizer:
         text: Sequence[Turn] | None = None,
         audio: Float32 | None = None,
         frames: Sequence[Frame] | None = None,
+        text_confidence: float | None = None,
     ) -> Recognition:
         """Recognise one utterance; see `Inputs` for the arguments.
 
         Raises ValueError when all modalities are missing, too short or blank.
         """
-        return self.recognize_batch([Inputs(text, audio, frames)])[0]
+        return self.recognize_batch([Inputs(text, audio, frames, text_confidence)])[0]
 
     def recognize_batch(self, items: Sequence[Inputs]) -> list[Recognition]:
         """Recognise several utterances; the same answers as one by one, to float tolerance.
@@ -154,7 +164,8 @@ class Recognizer:
         text = self._text.encode([item.text for item in items])
         audio = self._audio.encode([item.audio for item in items])
         visual = self._visual.encode([item.frames for item in items])
-        return self._fuse([Encodings(*encoded) for encoded in zip(text, audio, visual, strict=True)])
+        confidences = [item.text_confidence for item in items]
+        return self._fuse([Encodings(*each) for each in zip(text, audio, visual, confidences, strict=True)])
 
     def warm_up(self) -> None:
         """Run every part once, so that the first utterance is as fast as the next ones."""
