@@ -13,9 +13,13 @@ T = TypeVar("T")
 
 
 def bar() -> Progress:
-    """A bar with the time left; its rows have a field `note` for what else is worth seeing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
+    """A bar with the time left; its rows have a field `note` for what else is worth seeing.
+
+    Where progress is not to be logged, as in all processes but one that train together, nothing is drawn either.
+    """
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*shown, *times, transient=True, disable=not log.isEnabledFor(logging.INFO))
 
 
 def log_tenths(row: Row, advance: int, unit: str) -> None:

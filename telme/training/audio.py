@@ -28,6 +28,7 @@ from telme.training.config import AudioSettings, Schedule, TrainingConfig
 from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.loop import decay_groups, fit
+from telme.training.processes import together
 from telme.training.speech_batches import (
     NO_LABEL,
     Batch,
@@ -72,6 +73,8 @@ def train(config: TrainingConfig) -> None:
     task = AudioTask(model, clips, settings, config.seed, answers, config.labels)
     folder = config.folder / "audio"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    if not together().main:
+        return
     temperature, scores = judge(task, clips)
     about = checkpoint.Checkpoint(
         part="audio",
@@ -98,13 +101,14 @@ def load_speech(config: TrainingConfig, corpora: Mapping[str, Corpus]) -> list[C
     if config.audio is None:
         raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
     spec, files = config.audio.input, config.decoded_files
-    clips = [
-        clip
-        for name, corpus in corpora.items()
-        for clip in waveforms.load(
-            name, corpus.utterances, spec.min_s, spec.source_rate_hz, files if name in CONVERSATIONS else None
-        )
-    ]
+    with together().one_first():
+        clips = [
+            clip
+            for name, corpus in corpora.items()
+            for clip in waveforms.load(
+                name, corpus.utterances, spec.min_s, spec.source_rate_hz, files if name in CONVERSATIONS else None
+            )
+        ]
     for split in ("train", "dev", "test"):
         if not select(clips, split):
             raise TrainingError(

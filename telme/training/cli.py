@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +14,15 @@ from telme.models.sources import SourceError
 from telme.training import config
 from telme.training.errors import TrainingError
 
-STAGES = ("teacher", "audio", "visual", "fusion")
+PARTS = ("teacher", "audio", "visual", "fusion")
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "all": PARTS,
+    "teacher": ("teacher",),
+    "students": ("audio", "visual"),
+    "audio": ("audio",),
+    "visual": ("visual",),
+    "fusion": ("fusion",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,13 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
-        settings = config.load(options.config)
-        changes = {name: value for name in ("corpora", "output") if (value := getattr(options, name)) is not None}
-        settings = settings.model_copy(update=changes)
-        for stage in STAGES if options.stage == "all" else (options.stage,):
-            if getattr(settings, stage) is None:
-                raise TrainingError(f"{options.config} has no section `{stage}`; add it or choose another --stage.")
-            import_module(f"telme.training.{stage}").train(settings)
+        _train(options)
     except ModuleNotFoundError as missing:
         sys.stderr.write(f'telme-train needs {missing.name}: run `pip install "telme-live[train]"`.\n')
         return 2
@@ -41,10 +43,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _train(options: argparse.Namespace) -> None:
+    settings = config.load(options.config)
+    changes = {name: value for name in ("corpora", "output") if (value := getattr(options, name)) is not None}
+    settings = settings.model_copy(update=changes)
+    parts = STAGES[options.stage]
+    for part in parts:
+        if getattr(settings, part) is None:
+            raise TrainingError(f"{options.config} has no section `{part}`; add it or choose another --stage.")
+    from telme.training.processes import together  # torch takes seconds to import, and may be missing
+
+    processes = together()
+    if not processes.main:
+        logging.getLogger().setLevel(logging.WARNING)
+    for part in parts:
+        import_module(f"telme.training.{part}").train(settings)
+        processes.wait()  # the next part reads what the main process writes
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="telme-train", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/compact.yaml")
-    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all", help="which part to train (default: all)")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        default="all",
+        help="what to train: the teacher, then the students (audio, then visual, or one of them), then the fusion",
+    )
     parser.add_argument("--corpora", type=Path, metavar="DIR", help="folder with the corpora, instead of CONFIG's")
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder, instead of CONFIG's")
     return parser

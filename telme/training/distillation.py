@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from telme.training import checkpoint
 from telme.training.bucketing import bucketed
 from telme.training.config import Distillation
 from telme.training.errors import TrainingError
+from telme.training.processes import together
 
 _AT_ONCE = 16
 
@@ -53,7 +53,7 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int | Non
         )
     reader = prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
     prompts = [reader.encode(utterance.turns) for utterance in asked]
-    device = Accelerator().device
+    device = together().device
     teacher.to(device)
     answers: dict[str, Answer] = {}
     batches = bucketed([len(prompt) for prompt in prompts], _AT_ONCE)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training import checkpoint
 from telme.training.bucketing import bucketed
+from telme.training.processes import together
 from telme.training.visual import Stills
 
 _AT_ONCE = 32
@@ -134,7 +134,7 @@ class _Vectors:
     """A frozen part on the fastest device at hand, asked for its vectors, and for what it reads off them."""
 
     def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
-        self._device = Accelerator().device
+        self._device = together().device
         self._model = model.to(self._device).eval()
 
     @torch.inference_mode()

@@ -28,6 +28,7 @@ from telme.training.config import FusionSettings, TrainingConfig
 from telme.training.encodings import AudioPart, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
+from telme.training.processes import together
 from telme.training.visual import Stills
 from telme.training.visual_footage import load_footage
 
@@ -60,6 +61,8 @@ def train(config: TrainingConfig) -> None:
     task = FusionTask(ASF(dimensions), material, settings, config.seed, config.labels, text.about.corpora[0])
     folder = config.folder / "fusion"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    if not together().main:
+        return
     temperature, scores = judge(task)
     students = (text.about, audio.about, visual.about)
     about = checkpoint.Checkpoint(

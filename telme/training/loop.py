@@ -2,6 +2,9 @@
 
 Every epoch starts from its own random seed, and the whole state is one file that is replaced atomically after
 each epoch. So a run that was killed continues from its last finished epoch and ends in the same weights.
+
+Where several processes train together, each takes its share of an epoch's batches and the gradients of all make one
+step: P processes do what one does with P times the `accumulation`, each with random numbers of its own.
 """
 
 import json
@@ -14,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from telme.progress import bar, log_tenths
 from telme.training.config import Schedule
 from telme.training.errors import TrainingError
+from telme.training.processes import together
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,15 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """Batches that are made as they are asked for, so that of several processes each makes its own alone."""
+
+    def share(self, number: int, count: int) -> Iterator[Any]:
+        """Every `count`th batch, from `number` on; random changes are the process's own, the order is not."""
+        ...
+
+
 class Task(Protocol):
     """What is trained, on what, and how well it does.
 
@@ -53,7 +65,10 @@ class Task(Protocol):
         ...
 
     def loss(self, batch: Any) -> Tensor:
-        """Mean loss of a batch, a scalar; the model is in training mode."""
+        """Mean loss of a batch, a scalar; the model is in training mode.
+
+        What compares the items of a batch compares those of one process.
+        """
         ...
 
     def evaluate(self) -> Mapping[str, float]:
@@ -109,11 +124,19 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
     return max(0.0, (steps - step) / (steps - warmup))
 
 
+def own_batches(batches: Batches, number: int, count: int) -> Iterator[Any]:
+    """Those of process `number`, of `count`: every `count`th."""
+    if count > 1 and isinstance(batches, Divisible):
+        return batches.share(number, count)
+    return islice(batches, number, None, count)
+
+
 def fit(task: Task, schedule: Schedule, folder: Path, seed: int, settings: str = "") -> dict[str, float]:
     """Train `task.model` and leave the weights of the best epoch in it; returns that epoch's metrics.
 
     folder: where state, best weights and TensorBoard's scalars are written; a run found there is continued.
     settings: whatever else must be equal for a run to be continued, such as the stage's configuration.
+    All processes that train together must call it alike, and see the same folder.
     Raises TrainingError when the folder holds another run, or the loss is no longer finite.
     """
     return _Fit(task, schedule, folder, seed, settings).run()
@@ -125,7 +148,8 @@ class _Fit:
         self._schedule = schedule
         self._folder = folder
         self._seed = seed
-        self._device = Accelerator().device
+        self._processes = together()
+        self._device = self._processes.device
         task.model.to(self._device)
         groups = (
             task.parameter_groups(schedule)
@@ -133,22 +157,34 @@ class _Fit:
             else decay_groups(task.model.parameters(), schedule.learning_rate, schedule.weight_decay)
         )
         self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
-        self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings], sort_keys=True))
-        self._steps_per_epoch = math.ceil(len(task.train_batches(0)) / schedule.accumulation)
+        # Another number of processes would go on as another run; one alone has always left it out.
+        several = [self._processes.count] if self._processes.count > 1 else []
+        self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings, *several], sort_keys=True))
+        self._batches_per_step = schedule.accumulation * self._processes.count
+        self._steps_per_epoch = math.ceil(len(task.train_batches(0)) / self._batches_per_step)
 
     def run(self) -> dict[str, float]:
         self._folder.mkdir(parents=True, exist_ok=True)
         if (self._folder / STATE).exists():
             self._resume()
-        with _scalars(self._folder) as writer:
+        finished = len(self._state.history)
+        if self._processes.told(finished) != finished:
+            raise TrainingError(
+                f"{self._folder} holds {finished} finished epochs for process {self._processes.number} and another "
+                "number for process 0; put the run folder on a disk that all machines share."
+            )
+        self._processes.share_weights(self._task.model)
+        with _scalars(self._folder) if self._processes.main else nullcontext() as writer:
             for epoch in range(len(self._state.history), self._schedule.epochs):
-                set_seed(self._seed * 10_007 + epoch)
+                set_seed(self._seed * 10_007 + epoch + 1_000_003 * self._processes.number)
                 self._finish(self._train(epoch))
                 if writer is not None:
                     done = self._state.history[epoch]
                     for name, value in {"train_loss": done.train_loss, **done.metrics}.items():
                         writer.add_scalar(name, value, epoch + 1)
+        self._processes.wait()
         self._task.model.load_state_dict(load_file(self._folder / BEST, device=str(self._device)))
         self._task.model.eval()
         return self._state.history[self._state.best].metrics
@@ -158,17 +194,17 @@ class _Fit:
         model = self._task.model.train()
         batches = self._task.train_batches(epoch)
         step = epoch * self._steps_per_epoch
+        if math.ceil(len(batches) / self._batches_per_step) != self._steps_per_epoch:
+            raise ValueError(f"epoch {epoch} has {len(batches)} batches, epoch 0 had another number")
+        own = own_batches(batches, self._processes.number, self._processes.count)
         total = 0.0
         with bar() as progress:
             row = progress.add_task(f"epoch {epoch + 1}/{self._schedule.epochs}", total=len(batches), note="")
-            remaining = iter(batches)
-            while group := list(islice(remaining, self._schedule.accumulation)):
+            for start in range(0, len(batches), self._batches_per_step):
+                group = min(self._batches_per_step, len(batches) - start)
                 self._set_rate(step)
-                for batch in group:
-                    with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.bf16):
-                        loss = self._task.loss(send_to_device(batch, self._device))
-                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                    total += loss.item()
+                lost = self._gradients(islice(own, self._schedule.accumulation), group)
+                total += lost
                 if not math.isfinite(total):
                     raise TrainingError(
                         f"The loss is {total} at step {step}; lower learning_rate "
@@ -178,12 +214,24 @@ class _Fit:
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=True)
                 step += 1
-                progress.update(row, advance=len(group), note=f"loss {loss.item():.3f}")
+                progress.update(row, advance=group, note=f"loss {lost / group:.3f}")
                 if not progress.console.is_terminal:
-                    log_tenths(progress.tasks[row], len(group), "batches")
-        if step != (epoch + 1) * self._steps_per_epoch:
-            raise ValueError(f"epoch {epoch} has {len(batches)} batches, epoch 0 had another number")
+                    log_tenths(progress.tasks[row], group, "batches")
         return total / len(batches)
+
+    def _gradients(self, own: Iterable[Any], group: int) -> float:
+        """Leave in the parameters the mean gradient of a step's `group` batches; returns the sum of their losses.
+
+        own: those of this process, of which it may have none in an epoch's last step.
+        """
+        lost = 0.0
+        for batch in own:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.bf16):
+                loss = self._task.loss(send_to_device(batch, self._device))
+            (loss / group).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            lost += loss.item()
+        self._processes.sum_gradients(self._parameters)
+        return self._processes.total(lost)
 
     def _set_rate(self, step: int) -> None:
         steps = self._steps_per_epoch * self._schedule.epochs
@@ -192,16 +240,24 @@ class _Fit:
             group["lr"] = peak * factor
 
     def _finish(self, train_loss: float) -> None:
-        """Evaluate, then write the best weights before the state: a kill between the two only repeats the epoch."""
-        model = self._task.model.eval()
-        with torch.no_grad():
-            metrics = dict(self._task.evaluate())
+        """Evaluate and write in the main process, of which the others learn the metrics."""
+        self._task.model.eval()
+        metrics: dict[str, float] = {}
+        if self._processes.main:
+            with torch.no_grad():
+                metrics = dict(self._task.evaluate())
+        metrics = self._processes.told(metrics)
         self._state.history.append(Epoch(train_loss=train_loss, metrics=metrics))
         epoch = len(self._state.history)
         shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         log.info("epoch %d/%d: train_loss %.4f %s", epoch, self._schedule.epochs, train_loss, shown)
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        if self._state.best == epoch - 1:
+        if self._processes.main:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the best weights before the state: a kill between the two only repeats the epoch."""
+        weights = {name: tensor.contiguous() for name, tensor in self._task.model.state_dict().items()}
+        if self._state.best == len(self._state.history) - 1:
             _replace(self._folder / BEST, weights, {})
         moments = {
             f"optimizer.{index}.{name}": tensor.contiguous()
@@ -221,7 +277,8 @@ class _Fit:
             raise TrainingError(f"{path} is not a training state; remove it to start this part afresh.") from error
         if state.run != self._state.run:
             raise TrainingError(
-                f"{path} belongs to a run with other settings; remove {self._folder} or give another output folder."
+                f"{path} belongs to a run with other settings, or with another number of processes; remove "
+                f"{self._folder} or give another output folder."
             )
         self._state = state
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}

@@ -84,6 +84,7 @@ class TrainingBatches:
         self._clips = clips
         self._collator = collator
         self._augmenter = augmenter
+        self._seed = seed
         self._random = np.random.default_rng(seed)
         order = self._random.permutation(len(clips))
         batches = bucketed([len(clips[item].samples) for item in order], size)
@@ -94,20 +95,26 @@ class TrainingBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            clips = [self._clips[item] for item in batch]
-            yield self._collator(clips, [self._heard(clip) for clip in clips])
+        return self._made(self._batches, self._random)
 
-    def _heard(self, clip: Clip) -> Float32:
+    def share(self, number: int, count: int) -> Iterator[Batch]:
+        return self._made(self._batches[number::count], np.random.default_rng((self._seed, number)))
+
+    def _made(self, batches: Sequence[Ints], random: np.random.Generator) -> Iterator[Batch]:
+        for batch in batches:
+            clips = [self._clips[item] for item in batch]
+            yield self._collator(clips, [self._heard(clip, random) for clip in clips])
+
+    def _heard(self, clip: Clip, random: np.random.Generator) -> Float32:
         extract = self._collator.features.extract
         if self._augmenter is None:
             return plain_features(self._collator.features, clip)
-        features = extract(self._augmenter(clip.samples, self._random))
+        features = extract(self._augmenter(clip.samples, random))
         if features is None:  # cropped and sped up until nothing was left
             features = plain_features(self._collator.features, clip)
         if features.ndim == 1:
             return features
-        return self._augmenter.mask_features(features, self._random)
+        return self._augmenter.mask_features(features, random)
 
 
 def plain_features(extractor: AudioFeatures, clip: Clip) -> Float32:

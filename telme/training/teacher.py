@@ -25,6 +25,7 @@ from telme.training.config import BiggerTeacher, TeacherSettings, TrainingConfig
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
+from telme.training.processes import together
 from telme.training.text_noise import ASR_ERRORS, Recogniser
 from telme.training.tokenizer import prepare_tokenizer
 
@@ -57,6 +58,8 @@ def train(config: TrainingConfig) -> None:
     task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, answers, config.labels)
     folder = config.folder / "text"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    if not together().main:
+        return
     temperature, scores = judge(task, corpus)
     about = checkpoint.Checkpoint(
         part="text",

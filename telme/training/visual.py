@@ -23,6 +23,7 @@ from telme.training.augment_faces import augment
 from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.errors import TrainingError
 from telme.training.loop import Task, fit
+from telme.training.processes import together
 from telme.training.visual_footage import footage_task
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def train(config: TrainingConfig) -> None:
     )
     folder = config.folder / "visual"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    if not together().main:
+        return
     temperature, scores = judge(task)
     about = checkpoint.Checkpoint(
         part="visual",
@@ -167,10 +170,15 @@ class AugmentedBatches:
         return len(self._stills) // self._settings.schedule.batch
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.share(0, 1)
+
+    def share(self, number: int, count: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._seed)
         order = torch.randperm(len(self._stills), generator=generator).numpy()
+        if count > 1:
+            generator.manual_seed(self._seed + 1_000_003 * (number + 1))
         size = self._settings.schedule.batch
-        for start in range(0, len(self) * size, size):
+        for start in range(number * size, len(self) * size, count * size):
             chosen = order[start : start + size]
             pixels = torch.from_numpy(planes(self._stills.pictures[chosen]))
             varied = augment(pixels, self._settings.augmentation, generator)

@@ -19,6 +19,7 @@ from telme.models.visual import Clip, VisualDimensions, VisualStudent
 from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
+from telme.training.processes import together
 from telme.training.teacher import indices
 
 _EVALUATED_AT_ONCE = 16
@@ -58,7 +59,8 @@ def load_footage(config: TrainingConfig, spec: VisualSpec, corpus: Corpus) -> li
 
     Raises TrainingError when nothing is left of train, dev or test.
     """
-    seen = footage.load(config.conversations, corpus.utterances, spec, config.decoded_files)
+    with together().one_first():
+        seen = footage.load(config.conversations, corpus.utterances, spec, config.decoded_files)
     for split in ("train", "dev", "test"):
         if not any(clip.utterance.split == split for clip in seen):
             raise TrainingError(
@@ -166,5 +168,8 @@ class ShuffledFootage:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for places in self._batches:
+        return self.share(0, 1)
+
+    def share(self, number: int, count: int) -> Iterator[Batch]:
+        for places in self._batches[number::count]:
             yield self._task.batch([self._task.train[place] for place in places])
