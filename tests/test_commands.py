@@ -13,6 +13,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "compact.yaml"
     ("call", "module", "extra"),
     [
         (f"from telme.training.cli import main; sys.exit(main([{str(CONFIG)!r}]))", "torch", "train"),
+        (f"from telme.training.cli import main; sys.exit(main([{str(CONFIG)!r}]))", "safetensors", "train"),
         ("from telme.training.evaluate_cli import main; sys.exit(main(['run', 'runs/none']))", "torch", "train"),
         ("from export.command import main; sys.exit(main())", "onnx", "export"),
     ],

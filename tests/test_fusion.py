@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
+from telme.bundle import UnsureText
 from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions, shift_weight
 from telme.training.company import Material, Paired, Pairing
-from telme.training.config import FusionSettings, Schedule
+from telme.training.config import FusionSettings, Schedule, TextNoise
 from telme.training.encodings import Encodings
 from telme.training.fusion import FusionTask, judge
 from telme.training.loop import fit
@@ -214,6 +217,35 @@ def test_whole_utterances_lose_and_swap_clips_as_often_as_asked() -> None:
     assert company.visual_present.all()
     strangers = (company.visual != visual.vectors).any(dim=1).float().mean()
     assert 0.13 < strangers < 0.27
+
+
+def test_the_bound_of_each_text_follows_its_confidence() -> None:
+    torch.manual_seed(0)
+    model = ASF(FusionDimensions(TEXT, AUDIO, VISUAL, LABELS, heads=2, dropout=0.1)).eval()
+    at_hand = material(0)
+    doubt = np.linspace(0, 1, len(at_hand.text), dtype=np.float32)
+    doubted = replace(at_hand, text=replace(at_hand.text, confidence=doubt))
+    schedule = Schedule(epochs=1, batch=32, learning_rate=5e-3)
+    fixed = FusionSettings(beta=0.1, heads=2, schedule=schedule)
+    ruled = FusionSettings(beta=0.1, unsure=UnsureText(beta=2.0), noise=TextNoise(), heads=2, schedule=schedule)
+
+    def logits(company: Material, settings: FusionSettings) -> Tensor:
+        task = FusionTask(model, {"dev": company, "train": company, "test": company}, settings, seed=0)
+        return torch.from_numpy(task.results("dev", Pairing()).logits)
+
+    plain = logits(at_hand, fixed)
+    assert torch.equal(logits(doubted, fixed), plain)
+    assert torch.equal(logits(at_hand, ruled), plain)
+    company = at_hand.pair(Pairing(), np.random.default_rng(0))
+    with torch.inference_mode():
+        expected = model(*company[:5], torch.from_numpy(2.0 - 1.9 * doubt))
+    torch.testing.assert_close(logits(doubted, ruled), expected)
+
+
+def test_text_that_is_never_doubtful_needs_no_rule() -> None:
+    schedule = Schedule(epochs=1, batch=32, learning_rate=5e-3)
+    with pytest.raises(ValidationError, match="`unsure` needs `noise`"):
+        FusionSettings(unsure=UnsureText(beta=2.0), schedule=schedule)
 
 
 def test_training_learns_when_to_be_moved(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-from telme.bundle import AudioSpec, FusionSpec, TextSpec, VisualSpec
+from telme.bundle import AudioSpec, FusionSpec, TextSpec, UnsureText, VisualSpec
 from telme.corpora import fer2013
 from telme.labels import FER2013, MELD
 from telme.models.audio import AudioDimensions, AudioStudent, WhisperDimensions
@@ -20,7 +20,9 @@ from telme.models.fusion import ASF, FusionDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training import checkpoint, config, fusion
-from telme.training.config import FusionSettings, Schedule, TrainingConfig
+from telme.training.company import Pairing
+from telme.training.config import FusionSettings, Schedule, TextNoise, TrainingConfig
+from telme.training.encodings import AudioPart, TextPart, VisualPart
 from telme.training.errors import TrainingError
 
 COMPACT = Path(__file__).parents[1] / "configs" / "compact.yaml"
@@ -117,6 +119,37 @@ def test_from_corpora_to_checkpoint(tmp_path: Path) -> None:
     assert all(score.interval is not None and 0 <= score.value <= 1 for score in f1)
     paired = [score.data for score in f1 if "audio" in score.data and "random emotions" not in score.data]
     assert all("paired by label, which is easier than life" in data for data in paired)
+
+
+def test_text_that_a_recogniser_misheard_is_trained_and_scored_with_its_confidence(tmp_path: Path) -> None:
+    write_corpora(tmp_path / "corpora")
+    write_parts(tmp_path / "run")
+    settings = FusionSettings(
+        beta=0.1,
+        unsure=UnsureText(beta=1.0),
+        noise=TextNoise(share=0.5, deletion=0.3),
+        heads=2,
+        schedule=Schedule(epochs=1, batch=3, learning_rate=1e-3),
+    )
+    audio = config.load(COMPACT).audio
+    run = TrainingConfig(
+        name="small", output=tmp_path / "run", corpora=tmp_path / "corpora", audio=audio, fusion=settings
+    )
+    parts = (TextPart(run.folder / "text"), AudioPart(run.folder / "audio"), VisualPart(run.folder / "visual"))
+    material = fusion.encode(run, settings, *parts)
+    confidence = {
+        split: company.pair(Pairing(), np.random.default_rng(0)).confidence for split, company in material.items()
+    }
+    assert confidence.keys() == {"train", "dev", "test", fusion.MISHEARD}
+    assert (confidence["test"] == 1).all()
+    assert 0 <= confidence["train"].min() < 1 == confidence["train"].max()
+    assert confidence[fusion.MISHEARD].min() < 1
+
+    fusion.train(run)
+    about = checkpoint.read(run.folder / "fusion")
+    assert about.preprocessing == FusionSpec(beta=0.1, unsure=UnsureText(beta=1.0))
+    misheard = [score for score in about.scores if score.data.startswith("MELD test with 20 % word errors, ")]
+    assert len(misheard) == len(about.scores) / 2
 
 
 def test_a_missing_part_is_one_sentence(tmp_path: Path) -> None:

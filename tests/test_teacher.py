@@ -323,3 +323,14 @@ def test_a_bigger_teacher_with_other_labels_is_refused(
     configuration.write_text(yaml.safe_dump(settings))
     assert cli.main([str(configuration), *command, "--output", str(tmp_path / "taught")]) == 2
     assert "answers in ang, sad, not in anger" in capsys.readouterr().err
+
+
+def test_who_hears_everything_is_sure_and_who_hears_nothing_is_not() -> None:
+    random = np.random.default_rng(0)
+    assert Recogniser(TextNoise(share=0.0), []).hear(TURNS, random) == (TURNS, 1.0)
+    heard, confidence = Recogniser(_noise(unpunctuated=1.0), []).hear(TURNS, random)
+    assert heard != TURNS  # capitals and punctuation are no words
+    assert confidence == 1.0
+    assert Recogniser(_noise(deletion=1.0), []).hear(TURNS, random)[1] == 0.0
+    turns = [Turn("a", " ".join(["word"] * 1000))]
+    assert 0.8 < Recogniser(_noise(deletion=0.2), []).hear(turns, random)[1] < 0.95  # 2 * 0.8 / 1.8

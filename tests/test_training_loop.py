@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -53,6 +54,30 @@ def test_learns_and_leaves_the_best_weights_in_the_model(tmp_path: Path) -> None
     assert metrics["score"] > 0.9
     assert task.evaluate() == metrics
     assert not task.model.training
+
+
+def test_the_best_epoch_on_dev_is_kept_not_the_last(tmp_path: Path) -> None:
+    class Overtrained(Blobs):
+        """Best after its second epoch."""
+
+        def evaluate(self) -> Mapping[str, float]:
+            self.weights = [parameter.clone() for parameter in self.model.parameters()]
+            if self.epoch == 1:
+                self.at_best = self.weights
+            return {"score": [0.5, 0.9, 0.8, 0.9][self.epoch]}
+
+    task = Overtrained()
+    assert fit(task, SCHEDULE, tmp_path, seed=1) == {"score": 0.9}
+    for kept, best, last in zip(task.model.parameters(), task.at_best, task.weights, strict=True):
+        assert torch.equal(kept, best)
+        assert not torch.equal(kept, last)
+
+
+def test_every_epoch_s_metrics_are_logged(tmp_path: Path) -> None:
+    fit(Blobs(), SCHEDULE, tmp_path, seed=1)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train_loss", "score"}
+    assert [event.step for event in events.Scalars("score")] == [1, 2, 3, 4]
 
 
 def _run_until_killed(folder: Path) -> None:
@@ -169,6 +194,15 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     metrics = fit(task, SCHEDULE.model_copy(update={"bf16": True}), tmp_path, seed=1)
     assert metrics["score"] > 0.9
     assert all(parameter.dtype == torch.float32 for parameter in task.model.parameters())
+
+
+def test_a_split_that_makes_no_batch_is_one_sentence(tmp_path: Path) -> None:
+    class Empty(Blobs):
+        def train_batches(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+            return []
+
+    with pytest.raises(TrainingError, match=r"makes no batch of 10; change schedule\.batch"):
+        fit(Empty(), SCHEDULE, tmp_path, seed=1)
 
 
 def test_epochs_of_unequal_length_are_refused(tmp_path: Path) -> None:

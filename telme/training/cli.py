@@ -11,7 +11,6 @@ from rich.logging import RichHandler
 
 from telme.corpora.records import CorpusError
 from telme.models.sources import SourceError
-from telme.training import config
 from telme.training.errors import TrainingError
 
 PARTS = ("teacher", "audio", "visual", "fusion")
@@ -44,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    # What these import takes seconds, and is missing where the extra `train` is not installed.
+    from telme.training import config
+    from telme.training.processes import together
+
     settings = config.load(options.config)
     changes = {name: value for name in ("corpora", "output") if (value := getattr(options, name)) is not None}
     settings = settings.model_copy(update=changes)
@@ -51,11 +54,9 @@ def _train(options: argparse.Namespace) -> None:
     for part in parts:
         if getattr(settings, part) is None:
             raise TrainingError(f"{options.config} has no section `{part}`; add it or choose another --stage.")
-    from telme.training.processes import together  # torch takes seconds to import, and may be missing
-
     processes = together()
     if not processes.main:
-        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.ERROR)
     for part in parts:
         import_module(f"telme.training.{part}").train(settings)
         processes.wait()  # the next part reads what the main process writes

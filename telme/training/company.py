@@ -15,13 +15,14 @@ PAIRED = "speech and faces of other corpora paired by label, which is easier tha
 
 
 class Batch(NamedTuple):
-    """text, audio, visual: (B, d). audio_present, visual_present: (B,) float. truth: (B,)."""
+    """text, audio, visual: (B, d). audio_present, visual_present, confidence (in the text): (B,) float. truth: (B,)."""
 
     text: Tensor
     audio: Tensor
     visual: Tensor
     audio_present: Tensor
     visual_present: Tensor
+    confidence: Tensor
     truth: Tensor
 
 
@@ -64,7 +65,8 @@ class Material:
         truth = self.text.truth
         audio, audio_present = _partners(truth, self.audio, pairing.audio_missing, pairing.unmatched, random)
         visual, visual_present = _partners(truth, self.visual, pairing.visual_missing, pairing.unmatched, random)
-        return Batch(self.text.vectors, audio, visual, audio_present, visual_present, torch.from_numpy(truth))
+        present = (audio_present, visual_present)
+        return Batch(self.text.vectors, audio, visual, *present, _confidence(self.text), torch.from_numpy(truth))
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,14 @@ class Paired:
         ids = self.text.ids
         audio, audio_present = _own(ids, self.audio, pairing.audio_missing, pairing.unmatched, random)
         visual, visual_present = _own(ids, self.visual, pairing.visual_missing, pairing.unmatched, random)
+        present = (audio_present, visual_present)
         truth = torch.from_numpy(self.text.truth)
-        return Batch(self.text.vectors, audio, visual, audio_present, visual_present, truth)
+        return Batch(self.text.vectors, audio, visual, *present, _confidence(self.text), truth)
+
+
+def _confidence(text: Encodings) -> Tensor:
+    """(n,); 1 for what people wrote down."""
+    return torch.ones(len(text)) if text.confidence is None else torch.from_numpy(text.confidence)
 
 
 def _partners(

@@ -1,12 +1,12 @@
 """What a training run is made of, read from one YAML file."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from telme.bundle import AudioSpec, VisualSpec
+from telme.bundle import AudioSpec, UnsureText, VisualSpec
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
 from telme.corpora.records import Corpus
@@ -139,12 +139,20 @@ class FusionSettings(_Section):
     """The fusion, trained while teacher and students are frozen."""
 
     beta: float = Field(0.1, gt=0, description="bound of the shift, as a share of the text vector's length")
+    unsure: UnsureText | None = Field(None, description="another bound for doubtful text; null: none, as in the paper")
+    noise: TextNoise | None = Field(None, description="text is also trained and tested as a recogniser might write it")
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     missing_share: float = Field(0.3, ge=0, lt=1, description="how often sound, and how often picture, is left out")
     bf16_encoding: bool = Field(False, description="encode the training split in bfloat16; scores stay exact")
     unmatched_share: float = Field(0.15, ge=0, lt=1, description="how often either shows something else than the text")
     schedule: Schedule
+
+    @model_validator(mode="after")
+    def _some_text_is_doubtful(self) -> Self:
+        if self.unsure is not None and self.noise is None:
+            raise ValueError("`unsure` needs `noise`, without which no text is doubtful in training")
+        return self
 
 
 class TrainingConfig(_Section):

@@ -34,11 +34,13 @@ class Encodings:
     """Utterances of one modality.
 
     vectors: (n, d). truth: (n,), indices into the run's labels. ids: the utterances', where the corpus has any.
+    confidence: (n,) float32, how sure a speech recogniser was of the text; None where people wrote it down.
     """
 
     vectors: Tensor
     truth: npt.NDArray[np.int64]
     ids: tuple[str, ...] = ()
+    confidence: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.truth)

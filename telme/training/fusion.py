@@ -8,7 +8,8 @@ label is always the text's.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -17,24 +18,26 @@ from torch.nn.functional import cross_entropy
 
 from telme.bundle import FusionSpec, Score
 from telme.corpora import fer2013
-from telme.corpora.records import Split
+from telme.corpora.records import Corpus, Split
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature, weighted_f1
 from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions
 from telme.training import checkpoint
 from telme.training.audio import CORPORA, labelled, load_speech, select
 from telme.training.company import Batch, Company, Material, Paired, Pairing
-from telme.training.config import FusionSettings, TrainingConfig
-from telme.training.encodings import AudioPart, TextPart, VisualPart
+from telme.training.config import FusionSettings, TextNoise, TrainingConfig
+from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
 from telme.training.processes import together
+from telme.training.text_noise import ASR_ERRORS, Recogniser
 from telme.training.visual import Stills
 from telme.training.visual_footage import load_footage
 
 log = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+MISHEARD = "misheard"  # the test split's text with a recogniser's mistakes
 
 
 def train(config: TrainingConfig) -> None:
@@ -69,7 +72,7 @@ def train(config: TrainingConfig) -> None:
         part="fusion",
         labels=config.labels,
         architecture=asdict(dimensions),
-        preprocessing=FusionSpec(beta=settings.beta, input_order=dimensions.order),
+        preprocessing=FusionSpec(beta=settings.beta, unsure=settings.unsure, input_order=dimensions.order),
         temperature=temperature,
         scores=scores,
         corpora=tuple(dict.fromkeys(name for part in students for name in part.corpora)),
@@ -84,8 +87,11 @@ def train(config: TrainingConfig) -> None:
 
 def encode(
     config: TrainingConfig, settings: FusionSettings, text: TextPart, audio: AudioPart, visual: VisualPart
-) -> Mapping[Split, Company]:
-    """Every split as the trained parts see it: whole utterances where the students learnt from the conversations."""
+) -> Mapping[str, Company]:
+    """Every split as the trained parts see it: whole utterances where the students learnt from the conversations.
+
+    Where the settings have `noise`, train and dev have a recogniser's mistakes, and `MISHEARD` is there besides.
+    """
     if config.audio is None:
         raise TrainingError(f"The configuration {config.name} has no section `audio`, which names the speech to pair.")
     watched = config.visual is not None and config.visual.corpus == config.conversations
@@ -106,38 +112,60 @@ def _by_label(
     text: TextPart,
     audio: AudioPart,
     visual: VisualPart,
-) -> dict[Split, Material]:
+) -> dict[str, Material]:
     dialogues = config.load_conversations(clips=False)
     faces = fer2013.load(config.corpora / "fer2013")
     clips = load_speech(config, {name: CORPORA[name](config.corpora / name) for name in speech})
-    material = {}
+    material: dict[str, Material] = {}
     for split in SPLITS:
         bf16 = settings.bf16_encoding and split == "train"
         material[split] = Material(
-            text.encode(dialogues.split(split), bf16),
+            _read(text, dialogues, split, settings, config.seed),
             audio.encode(labelled(select(clips, split), config.labels), bf16),
             visual.encode(Stills(faces, split, visual.spec), bf16),
         )
         log.info("%s: encoded", split)
+    if settings.noise is not None:
+        material[MISHEARD] = replace(material["test"], text=_mishear(text, dialogues, "test", ASR_ERRORS, config.seed))
     return material
 
 
 def _paired(
     config: TrainingConfig, settings: FusionSettings, text: TextPart, audio: AudioPart, visual: VisualPart
-) -> dict[Split, Paired]:
+) -> dict[str, Paired]:
     corpus = config.load_conversations(clips=True)
     clips = load_speech(config, {config.conversations: corpus})
     seen = load_footage(config, visual.spec, corpus)
-    material = {}
+    material: dict[str, Paired] = {}
     for split in SPLITS:
         bf16 = settings.bf16_encoding and split == "train"
         material[split] = Paired(
-            text.encode(corpus.split(split), bf16),
+            _read(text, corpus, split, settings, config.seed),
             audio.encode(select(clips, split), bf16),
             visual.watch([clip for clip in seen if clip.utterance.split == split], bf16),
         )
         log.info("%s: encoded", split)
+    if settings.noise is not None:
+        material[MISHEARD] = replace(material["test"], text=_mishear(text, corpus, "test", ASR_ERRORS, config.seed))
     return material
+
+
+def _read(text: TextPart, corpus: Corpus, split: Split, settings: FusionSettings, seed: int) -> Encodings:
+    """The text of a split; that of train and dev with the mistakes that the settings ask for."""
+    bf16 = settings.bf16_encoding and split == "train"
+    if settings.noise is not None and split != "test":
+        return _mishear(text, corpus, split, settings.noise, seed, bf16)
+    return text.encode(corpus.split(split), bf16)
+
+
+def _mishear(
+    text: TextPart, corpus: Corpus, split: Split, noise: TextNoise, seed: int, bf16: bool = False
+) -> Encodings:
+    recogniser = Recogniser(noise, (item.turns[-1].text for item in corpus.split("train")))
+    random = np.random.default_rng((seed, SPLITS.index(split)))
+    heard = [(item, *recogniser.hear(item.turns, random)) for item in corpus.split(split)]
+    encoded = text.encode([replace(item, turns=tuple(turns)) for item, turns, _ in heard], bf16)
+    return replace(encoded, confidence=np.array([confidence for *_, confidence in heard], np.float32))
 
 
 class FusionTask:
@@ -146,18 +174,19 @@ class FusionTask:
     def __init__(
         self,
         model: ASF,
-        material: Mapping[Split, Company],
+        material: Mapping[str, Company],
         settings: FusionSettings,
         seed: int,
         labels: tuple[str, ...] = MELD,
         corpus: str = "MELD",
     ) -> None:
-        """corpus: whose text it is, for the scores."""
+        """material: at least train, dev and test. corpus: whose text it is, for the scores."""
         self.model: nn.Module = model
         self.labels = labels
         self.corpus = corpus
         self.material = material
         self._settings = settings
+        self._spec = FusionSpec(beta=settings.beta, unsure=settings.unsure)
         self._seed = seed
         self.pairing = Pairing(settings.missing_share, settings.missing_share, settings.unmatched_share)
 
@@ -177,7 +206,7 @@ class FusionTask:
         return {"score": metrics["weighted_f1"], **metrics}
 
     @torch.inference_mode()
-    def results(self, split: Split, pairing: Pairing) -> Evaluation:
+    def results(self, split: str, pairing: Pairing) -> Evaluation:
         """On all of a split, paired in the same way each time."""
         device = next(self.model.parameters()).device
         company = self.material[split].pair(pairing, np.random.default_rng(self._seed))
@@ -185,13 +214,16 @@ class FusionTask:
         return Evaluation.of(logits.float().cpu().numpy(), company.truth.numpy(), self.labels)
 
     def _logits(self, batch: Batch) -> Tensor:
-        beta = torch.full_like(batch.audio_present, self._settings.beta)
+        beta = batch.confidence.new_tensor([self._spec.bound(one) for one in batch.confidence.tolist()])
         logits: Tensor = self.model(*batch[:5], beta)
         return logits
 
 
 def judge(task: FusionTask) -> tuple[float, tuple[Score, ...]]:
-    """The temperature fitted on dev, paired as in training, and weighted F1 on test in whatever company."""
+    """The temperature fitted on dev, paired as in training, and weighted F1 on test in whatever company.
+
+    Where there is misheard text, that is scored in the same company.
+    """
     on_dev = task.results("dev", task.pairing)
     temperature = fit_temperature(on_dev.logits, on_dev.truth)
     note = task.material["test"].note
@@ -204,9 +236,12 @@ def judge(task: FusionTask) -> tuple[float, tuple[Score, ...]]:
         f"as in training: some missing, some of random emotions; {note}": task.pairing,
     }
     scores = []
-    for company, pairing in companies.items():
-        evaluation = task.results("test", pairing)
-        data = f"{task.corpus} test, {len(evaluation.truth)} utterances, {company}"
+    said = {"test": "", MISHEARD: " with 20 % word errors"}
+    for (split, how), (company, pairing) in product(said.items(), companies.items()):
+        if split not in task.material:
+            continue
+        evaluation = task.results(split, pairing)
+        data = f"{task.corpus} test{how}, {len(evaluation.truth)} utterances, {company}"
         figures = {
             "weighted_f1": (weighted_f1(evaluation.counts), bootstrap_interval(evaluation.counts)),
             "calibration_error": (evaluation.calibration_error(temperature), None),

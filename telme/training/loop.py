@@ -163,19 +163,16 @@ class _Fit:
         several = [self._processes.count] if self._processes.count > 1 else []
         self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings, *several], sort_keys=True))
         self._batches_per_step = schedule.accumulation * self._processes.count
-        self._steps_per_epoch = math.ceil(len(task.train_batches(0)) / self._batches_per_step)
+        self._batches = len(task.train_batches(0))
+        if not self._batches:
+            raise TrainingError(f"The training split makes no batch of {schedule.batch}; change schedule.batch.")
+        self._steps_per_epoch = math.ceil(self._batches / self._batches_per_step)
 
     def run(self) -> dict[str, float]:
         self._folder.mkdir(parents=True, exist_ok=True)
         if (self._folder / STATE).exists():
             self._resume()
-        finished = len(self._state.history)
-        if self._processes.told(finished) != finished:
-            raise TrainingError(
-                f"{self._folder} holds {finished} finished epochs for process {self._processes.number} and another "
-                "number for process 0; put the run folder on a disk that all machines share."
-            )
-        self._processes.share_weights(self._task.model)
+        self._agree()
         with _scalars(self._folder) if self._processes.main else nullcontext() as writer:
             for epoch in range(len(self._state.history), self._schedule.epochs):
                 set_seed(self._seed * 10_007 + epoch + 1_000_003 * self._processes.number)
@@ -188,6 +185,17 @@ class _Fit:
         self._task.model.load_state_dict(load_file(self._folder / BEST, device=str(self._device)))
         self._task.model.eval()
         return self._state.history[self._state.best].metrics
+
+    def _agree(self) -> None:
+        """All processes begin with the same weights, or one of them says why they cannot."""
+        found = f"{self._batches} batches an epoch and {len(self._state.history)} finished epochs"
+        main = self._processes.told(found)
+        if found != main:
+            raise TrainingError(
+                f"Process {self._processes.number} finds {found}, process 0 {main}; put the run folder and the corpora "
+                "where all machines see the same."
+            )
+        self._processes.share_weights(self._task.model)
 
     def _train(self, epoch: int) -> float:
         """One epoch of optimisation; returns the mean loss per batch."""

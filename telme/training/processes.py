@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as distributed
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from telme.training.errors import TrainingError
@@ -22,6 +23,7 @@ from telme.training.errors import TrainingError
 T = TypeVar("T")
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _START = "start training with `accelerate launch` or `torchrun`, or unset {} to train in one process"
 # The others wait while the main process evaluates or decodes a corpus, which may take hours.
 _PATIENCE = timedelta(days=7)
@@ -35,7 +37,7 @@ class Processes:
 
     def __init__(self, device: torch.device, number: int = 0, count: int = 1, local: int = 0) -> None:
         """For a count above 1, torch's default process group must be there; every process must do the same."""
-        self.device = device
+        self.device = torch.device("cpu") if device.type == "cpu" else device  # some libraries know no "cpu:0"
         self.number = number
         self.count = count
         self._local = local
@@ -104,9 +106,10 @@ def together() -> Processes:
     Raises TrainingError when they are incomplete or contradict one another or this machine.
     """
     where = launched(os.environ)
+    no_gpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     if where is None:
-        return Processes(PartialState().device)
-    on_gpus = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+        return Processes(PartialState(cpu=no_gpu).device)
+    on_gpus = torch.cuda.is_available() and not no_gpu
     if on_gpus and where.local >= torch.cuda.device_count():
         raise TrainingError(
             f"This machine has {torch.cuda.device_count()} GPUs, and the launcher has started more processes on it; "
@@ -136,6 +139,12 @@ class Place:
 def launched(environment: Mapping[str, str]) -> Place | None:
     """None without a launcher. Raises TrainingError for variables that are missing or cannot be."""
     given = "LOCAL_RANK" if "LOCAL_RANK" in environment else "WORLD_SIZE"
+    for name in _MPI:
+        if given not in environment and environment.get(name, "1") != "1":
+            raise TrainingError(
+                f"MPI has started {environment[name]} processes ({name}), which would each train alone; "
+                f"{_START.format(name)}."
+            )
     if given not in environment or (given == "WORLD_SIZE" and environment[given] in ("", "1")):
         return None
     missing = [name for name in _LAUNCHED if not environment.get(name)]

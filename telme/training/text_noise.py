@@ -6,6 +6,7 @@ loses much of its score on the former.
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -41,6 +42,16 @@ class Recogniser:
             return turns
         plain = random.random() < self._noise.unpunctuated
         return [Turn(turn.speaker, self._mishear(turn.text, plain, random)) for turn in turns]
+
+    def hear(self, turns: Sequence[Turn], random: np.random.Generator) -> tuple[Sequence[Turn], float]:
+        """As `disturb`, and how sure such a recogniser would be of the last turn, in [0, 1].
+
+        It is taken to know its mistakes: its confidence is the similarity of the words said and heard (difflib's
+        ratio, 1 without a mistake). Real ones know them less well.
+        """
+        heard = self.disturb(turns, random)
+        said, understood = _plain(turns[-1].text), _plain(heard[-1].text)
+        return heard, SequenceMatcher(None, said, understood, autojunk=False).ratio()
 
     def _mishear(self, text: str, plain: bool, random: np.random.Generator) -> str:
         noise = self._noise
