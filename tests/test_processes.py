@@ -38,12 +38,15 @@ def start(*arguments: str | Path, number: int, port: int, count: int = 2) -> sub
 
 
 def run_both(*arguments: str | Path) -> list[tuple[int, str]]:
-    """Exit code and stderr of two processes; when one has died the other is killed, as launchers do."""
+    """Exit code and stderr of two processes; when the second has died the first is killed, as launchers do."""
     port = free_port()
     both = [start(*arguments, number=number, port=port) for number in range(2)]
-    died = both[1].wait(240)
-    if died:
-        both[0].kill()
+    try:
+        if both[1].wait(240) == 0:
+            both[0].wait(240)
+    finally:
+        for process in both:
+            process.kill()
     return [(process.wait(240), process.stderr.read() if process.stderr else "") for process in both]
 
 
