@@ -322,6 +322,23 @@ def test_an_epoch_s_batches_can_be_made_again(speech: np.ndarray) -> None:
     )
 
 
+@pytest.mark.parametrize("augmentation", [None, SpeechAugmentation()])
+def test_processes_share_an_epoch_s_clips_and_vary_them_each_in_its_own_way(
+    speech: np.ndarray, augmentation: SpeechAugmentation | None
+) -> None:
+    task = task_of(speech, augmentation=augmentation)
+    whole = list(task.train_batches(0))
+    shares = [list(task.train_batches(0).share(number, 2)) for number in range(2)]
+    assert sum(map(len, shares)) == len(whole)
+    for place, batch in enumerate(whole):
+        other = shares[place % 2][place // 2]
+        assert torch.equal(other.truth, batch.truth)
+        same = other.features.shape == batch.features.shape and torch.equal(other.features, batch.features)
+        assert same == (augmentation is None)
+    for share, again in zip(shares[1], task.train_batches(0).share(1, 2), strict=True):
+        assert torch.equal(share.features, again.features)
+
+
 def test_labels_reach_their_heads(speech: np.ndarray) -> None:
     batches = list(task_of(speech).train_batches(0))
     truth = torch.cat([batch.truth for batch in batches])

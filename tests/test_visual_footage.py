@@ -79,6 +79,15 @@ def test_every_clip_comes_once_an_epoch_in_an_order_that_can_be_repeated(tmp_pat
     assert first[0].mask.shape == first[0].frames.shape[:2]
 
 
+def test_processes_share_an_epoch_s_clips(tmp_path: Path) -> None:
+    task = task_in(tmp_path)
+    whole = list(task.train_batches(0))
+    shares = [list(task.train_batches(0).share(number, 2)) for number in range(2)]
+    assert [len(share) for share in shares] == [2, 1]
+    for place, batch in enumerate(whole):
+        assert torch.equal(shares[place % 2][place // 2].frames, batch.frames)
+
+
 def test_the_loss_is_the_paper_s(tmp_path: Path) -> None:
     task = task_in(tmp_path)
     task.model.eval()
