@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ Part = TextPart | AudioPart | VisualPart
 PAIRING_SEED = 42  # the same for every run: runs can only be compared in the same company
 _SPLIT: Split = "test"
 _COMPANIONS: Mapping[Modality, str] = {"audio": "speech", "visual": "faces"}
+CORRECTED = "imported weights with corrected inputs, unlike those that they learnt from (see --parity)"
 _OF_ANY_EMOTION = "speech and faces of random emotions: how much wrong company harms"
 
 
@@ -133,6 +134,7 @@ def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Pre
         part=modality,
         inputs=modality,
         data=f"{corpus} {_SPLIT}",
+        note=_about_inputs(part.about),
         labels=part.about.labels,
         temperature=part.about.temperature,
         grouped_by=grouped_by,
@@ -140,6 +142,11 @@ def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Pre
     logits = part.logits(encoded.encodings.vectors).numpy()
     ids = tuple(utterance.id for utterance in encoded.utterances)
     return Predictions(heading, ids, groups, encoded.encodings.truth, logits)
+
+
+def _about_inputs(about: checkpoint.Checkpoint) -> str:
+    """What a reader must know about how the inputs were made: usually nothing."""
+    return CORRECTED if about.preprocessing.offline() else ""
 
 
 def grouping(utterances: Sequence[Utterance]) -> tuple[str, tuple[str, ...]]:
@@ -161,6 +168,8 @@ def _together(
     if not isinstance(about.preprocessing, FusionSpec):
         raise ValueError(f"{folder} is no fusion part")
     beta = about.preprocessing.beta
+    fusion.dimensions = replace(fusion.dimensions, group=about.preprocessing.corrected().group)
+    corrected = _about_inputs(about)
     text, corpus = encoded["text"], parts["text"].about.corpora[0]
     ids = tuple(utterance.id for utterance in text.utterances)
     grouped_by, groups = grouping(text.utterances)
@@ -171,7 +180,7 @@ def _together(
             part="fusion" if by_fusion else "students",
             inputs=inputs,
             data=f"labels of {corpus} {_SPLIT}" if not by_fusion and note == PAIRED else f"{corpus} {_SPLIT}",
-            note=note,
+            note="; ".join(filter(None, (note, corrected))),
             labels=about.labels,
             temperature=about.temperature if by_fusion else 1.0,
             grouped_by=grouped_by,

@@ -1,4 +1,7 @@
-"""What the trained teacher and students make of a corpus's utterances: the fusion's raw material."""
+"""What the trained teacher and students make of a corpus's utterances: the fusion's raw material.
+
+Imported weights get corrected inputs here, those of our own models; telme.training.parity makes the others.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from telme.corpora.footage import Footage
 from telme.corpora.records import Utterance
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
-from telme.features.authors_text import prompter
+from telme.features.text import Prompter
 from telme.features.video import pad
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -53,7 +56,7 @@ class TextPart:
         spec = self.about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        self._prompter = prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        self._prompter = Prompter(spec.corrected(), Tokenizer.from_file(str(folder / spec.tokenizer)))
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -78,8 +81,8 @@ class AudioPart:
         spec = self.about.preprocessing
         if not isinstance(spec, AudioSpec):
             raise ValueError(f"{folder} is no audio part")
-        self.spec = spec
-        self._features = AudioFeatures(spec)
+        self.spec = spec.corrected()
+        self._features = AudioFeatures(self.spec)
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -106,7 +109,7 @@ class VisualPart:
         spec = self.about.preprocessing
         if not isinstance(spec, VisualSpec):
             raise ValueError(f"{folder} is no visual part")
-        self.spec = spec
+        self.spec = spec.corrected()
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
