@@ -199,6 +199,9 @@ class Calibration(_Model):
     audio: float = Field(1.0, gt=0)
     visual: float = Field(1.0, gt=0)
     fused: float = Field(1.0, gt=0)
+    audio_visual: float = Field(
+        1.0, gt=0, description="of the mean of both students' calibrated log-probabilities, where there is no text"
+    )
 
 
 class Score(_Model):

@@ -70,3 +70,14 @@ class Corpus:
         log.info("%s: %s", self.name, ", ".join(f"{count} {split}" for split, count in sizes.items()) or "empty")
         for reason, count in self.dropped.items():
             log.warning("%s: %d left out: %s", self.name, count, reason)
+
+
+def grouping(utterances: Sequence[Utterance]) -> tuple[str, tuple[str, ...]]:
+    """By what utterances depend on each other, and each one's group: its dialogue, else its speaker, else itself."""
+    dialogues = tuple(utterance.dialogue for utterance in utterances if utterance.dialogue is not None)
+    if len(dialogues) == len(utterances):
+        return "dialogue", dialogues
+    speakers = tuple(utterance.speaker for utterance in utterances)
+    if len(set(speakers)) < len(speakers):
+        return "speaker", speakers
+    return "item", tuple(utterance.id for utterance in utterances)

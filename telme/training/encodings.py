@@ -17,7 +17,7 @@ from torch import Tensor
 
 from telme.bundle import AudioSpec, TextSpec, VisualSpec
 from telme.corpora.footage import Footage
-from telme.corpora.records import Utterance
+from telme.corpora.records import Utterance, grouping
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.features.text import Prompter
@@ -37,11 +37,13 @@ class Encodings:
     """Utterances of one modality.
 
     vectors: (n, d). truth: (n,), indices into the run's labels. ids: the utterances', where the corpus has any.
+    groups: what each one's dialogue or speaker is called, where the corpus says.
     """
 
     vectors: Tensor
     truth: npt.NDArray[np.int64]
     ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -133,6 +135,9 @@ class VisualPart:
         return self._model.logits(vectors)
 
 
+Part = TextPart | AudioPart | VisualPart
+
+
 class _Vectors:
     """A frozen part on the fastest device at hand, asked for its vectors, and for what it reads off them."""
 
@@ -157,4 +162,5 @@ class _Vectors:
 
 def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:
     truth = [labels.index(utterance.label_among(labels) or "") for utterance in utterances]
-    return Encodings(vectors, np.array(truth, np.int64), tuple(utterance.id for utterance in utterances))
+    ids = tuple(utterance.id for utterance in utterances)
+    return Encodings(vectors, np.array(truth, np.int64), ids, grouping(utterances)[1])

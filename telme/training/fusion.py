@@ -28,6 +28,7 @@ from telme.training.config import FusionSettings, TrainingConfig
 from telme.training.encodings import AudioPart, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
+from telme.training.students import judge_students
 from telme.training.visual import Stills
 from telme.training.visual_footage import load_footage
 
@@ -61,6 +62,9 @@ def train(config: TrainingConfig) -> None:
     folder = config.folder / "fusion"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
     temperature, scores = judge(task)
+    together, without_text = judge_students(
+        {"audio": audio, "visual": visual}, material, config.labels, task.corpus, config.seed
+    )
     students = (text.about, audio.about, visual.about)
     about = checkpoint.Checkpoint(
         part="fusion",
@@ -68,7 +72,8 @@ def train(config: TrainingConfig) -> None:
         architecture=asdict(dimensions),
         preprocessing=FusionSpec(beta=settings.beta, input_order=dimensions.order),
         temperature=temperature,
-        scores=scores,
+        students_temperature=together,
+        scores=(*scores, *without_text),
         corpora=tuple(dict.fromkeys(name for part in students for name in part.corpora)),
         licence="; ".join(dict.fromkeys(part.licence for part in students)),
         config=config.name,
@@ -179,7 +184,8 @@ class FusionTask:
         device = next(self.model.parameters()).device
         company = self.material[split].pair(pairing, np.random.default_rng(self._seed))
         logits = self._logits(Batch(*(tensor.to(device) for tensor in company)))
-        return Evaluation.of(logits.float().cpu().numpy(), company.truth.numpy(), self.labels)
+        groups = self.material[split].text.groups
+        return Evaluation.of(logits.float().cpu().numpy(), company.truth.numpy(), self.labels, groups)
 
     def _logits(self, batch: Batch) -> Tensor:
         beta = torch.full_like(batch.audio_present, self._settings.beta)
@@ -205,7 +211,7 @@ def judge(task: FusionTask) -> tuple[float, tuple[Score, ...]]:
         evaluation = task.results("test", pairing)
         data = f"{task.corpus} test, {len(evaluation.truth)} utterances, {company}"
         figures = {
-            "weighted_f1": (weighted_f1(evaluation.counts), bootstrap_interval(evaluation.counts)),
+            "weighted_f1": (weighted_f1(evaluation.counts), bootstrap_interval(evaluation.resampled_counts())),
             "calibration_error": (evaluation.calibration_error(temperature), None),
         }
         for metric, (value, interval) in figures.items():

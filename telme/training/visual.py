@@ -193,7 +193,7 @@ def judge(task: VisualTraining) -> tuple[float, tuple[Score, ...]]:
         }
         for metric, value in figures.items():
             measure = with_interval.get(metric)
-            interval = bootstrap_interval(evaluation.counts, measure) if measure else None
+            interval = bootstrap_interval(evaluation.resampled_counts(), measure) if measure else None
             scores.append(Score(part="visual", data=data, metric=metric, value=value, interval=interval))
             log.info("%s: %s %.4f %s", data, metric, value, interval or "")
     return temperature, tuple(scores)
