@@ -61,6 +61,11 @@ class Corpus:
     utterances: Sequence[Utterance]
     dropped: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def terms(self) -> str:
+        """Its name and what it allows weights to be used for."""
+        return f"{self.name}: {self.licence}"
+
     def split(self, name: Split) -> list[Utterance]:
         return [utterance for utterance in self.utterances if utterance.split == name]
 

@@ -81,7 +81,7 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         scores=scores,
         corpora=tuple(corpus.name for corpus in corpora.values()),
-        licence="; ".join(f"{corpus.name}: {corpus.licence}" for corpus in corpora.values()),
+        licence="; ".join(corpus.terms for corpus in corpora.values()),
         config=config.name,
         seed=config.seed,
         commit=commit,

@@ -67,7 +67,7 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         scores=scores,
         corpora=(task.corpus.name,),
-        licence=task.corpus.licence,
+        licence=task.corpus.terms,
         config=config.name,
         seed=config.seed,
         commit=commit,
