@@ -76,7 +76,7 @@ def write_meld(folder: Path, grid: list[Path]) -> None:
             table.writerow([text, speaker, MELD[place % len(MELD)], dialogue, place, path])
             length_s = {5: 31.0, 6: 0.2}.get(place, 0.6 + 0.15 * place)
             options = ["-stream_loop", "12", "-i", grid[place % len(grid)], "-t", str(length_s), "-c:v", "libx264"]
-            rates = ["-ac", "2", "-ar", "48000"] if place == 2 else []
+            rates = {2: ["-ac", "2", "-ar", "48000"], 5: ["-r", "2"]}.get(place, [])  # a long clip of few pictures
             ffmpeg(*options, "-preset", "ultrafast", "-c:a", "aac", *rates, folder / CLIPS / name)
 
 
@@ -314,7 +314,7 @@ def test_a_clip_that_is_lost_keeps_its_place(on_meld: Imported, miniatures: Path
     assert main(["run", str(on_meld.run), "--corpora", str(corpora), "--output", str(output), "--parity"]) == 0
     found = Predictions.read(output / "predictions" / "fusion-text-audio-visual.jsonl")
     assert len(found.ids) == len(SAID)
-    assert "2 clips that cannot be read count as silent and black" in found.heading.note
+    assert "2 clips that cannot be read count as silent and blank" in found.heading.note
 
 
 def test_what_parity_cannot_be_had_of_is_one_sentence(

@@ -5,7 +5,6 @@ four, in the table's order, and the last group may be smaller. Sound is padded t
 the fusion lets the utterances of a group see each other.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +36,9 @@ from telme.training import checkpoint
 from telme.training.checkpoint import Checkpoint
 from telme.training.errors import TrainingError
 
-log = logging.getLogger(__name__)
-
 NOTE = "as the TelME authors evaluate: groups of four successive utterances, and their way of making inputs"
 CORPORA = ("meld", "iemocap")
-LONGEST_S = {"meld": 30.0}  # a longer clip becomes silence and nothing to see
+LONGEST_S = {"meld": 30.0}  # a longer clip becomes silence and blank pictures
 _SILENCE = 1412  # samples of it, before padding
 
 Waveform = npt.NDArray[np.float32]
@@ -90,8 +87,8 @@ def reproduce(run: Path, corpora: Path) -> Iterator[Predictions]:
 class _Clips:
     """The decoded sound and pictures of a corpus; both are on disk.
 
-    An utterance that is not there counts as silent and with nothing to see: so do long clips in the authors' code,
-    and groups stay as they are. note: how many those are.
+    An utterance whose files cannot be read counts as silent and blank, as long clips do in the authors' code, so that
+    groups stay as they are. note: how many those are.
     """
 
     sound: dict[str, Path]
@@ -118,7 +115,7 @@ class _Clips:
         sound = {one.id: path for one, path in decode_all(corpus, "sound", utterances, heard)}
         pictures = {one.id: path for one, path in decode_all(corpus, "pictures", utterances, seen)}
         lost = sum(one.id not in sound or one.id not in pictures for one in utterances)
-        note = f"; {lost} clips that cannot be read count as silent and black" if lost else ""
+        note = f"; {lost} clips that cannot be read count as silent and blank" if lost else ""
         return cls(sound, pictures, LONGEST_S.get(corpus, np.inf), note)
 
     def of(self, utterance: Utterance) -> tuple[Waveform, npt.NDArray[np.uint8]] | None:
