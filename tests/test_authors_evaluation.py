@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -153,14 +154,14 @@ def bytes_to_unicode() -> dict[int, str]:
 def sound_of(path: Path) -> np.ndarray:
     """librosa.load: soundfile, or what the program ffmpeg writes; the channels' mean; soxr; a length rounded up."""
     if path.suffix == ".wav":
-        samples, rate = soundfile.read(path, dtype="float32")
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     else:
         probe = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", "stream=sample_rate,channels"]
         told = json.loads(subprocess.run([*probe, "-of", "json", path], capture_output=True, check=True).stdout)
         rate, channels = (int(told["streams"][0][name]) for name in ("sample_rate", "channels"))
         raw = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-f", "s16le", "-"], capture_output=True, check=True)
         samples = np.frombuffer(raw.stdout, "<i2").reshape(-1, channels).astype(np.float32) / 32768
-        samples = samples.mean(axis=1)
+    samples = samples.mean(axis=1)
     wanted = math.ceil(len(samples) * 22050 / rate)
     found = soxr.resample(samples, rate, 22050, quality="soxr_hq")
     return np.pad(found, (0, max(0, wanted - len(found))))[:wanted]
@@ -241,13 +242,17 @@ def golden(imported: Imported, folder: Path) -> tuple[dict[str, np.ndarray], lis
 
 
 @pytest.fixture(scope="module")
-def miniatures(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
-    """A folder with meld/ and iemocap/."""
+def miniature(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Callable[[str], Path]:
+    """Data set -> a folder with meld/ or iemocap/, written when first asked for."""
     folder = tmp_path_factory.mktemp("corpora")
     grid = sorted((corpora / "clips").glob("grid_*.mpg"))
-    write_meld(folder / "meld", grid)
-    write_iemocap(folder / "iemocap", grid)
-    return folder
+
+    def written(dataset: str) -> Path:
+        if not (folder / dataset).is_dir():
+            {"meld": write_meld, "iemocap": write_iemocap}[dataset](folder / dataset, grid)
+        return folder
+
+    return written
 
 
 @pytest.fixture(scope="module", params=["meld", "iemocap"])
@@ -258,10 +263,11 @@ def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @torch.inference_mode()
-def test_the_command_repeats_their_evaluation(imported: Imported, miniatures: Path) -> None:
-    assert main(["run", str(imported.run), "--corpora", str(miniatures), "--parity"]) == 0
+def test_the_command_repeats_their_evaluation(imported: Imported, miniature: Callable[[str], Path]) -> None:
+    corpora = miniature(imported.dataset)
+    assert main(["run", str(imported.run), "--corpora", str(corpora), "--parity"]) == 0
     output = imported.run / "evaluation-parity"
-    theirs, truth = golden(imported, miniatures / imported.dataset)
+    theirs, truth = golden(imported, corpora / imported.dataset)
     labels = LABELS[imported.dataset]
     report = json.loads((output / "evaluation.json").read_text())
     assert [one["part"] for one in report["results"]] == list(theirs)
@@ -284,9 +290,11 @@ def on_meld(tmp_path_factory: pytest.TempPathFactory) -> Imported:
     return made
 
 
-def test_without_the_switch_inputs_are_corrected(on_meld: Imported, miniatures: Path, tmp_path: Path) -> None:
+def test_without_the_switch_inputs_are_corrected(
+    on_meld: Imported, miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
     """No answer depends on what is beside it, nor on which splits there are."""
-    corpora = Path(shutil.copytree(miniatures, tmp_path / "corpora"))
+    corpora = Path(shutil.copytree(miniature("meld"), tmp_path / "corpora"))
     table = corpora / "meld" / "test_meld_emo.csv"
     for split in ("train", "dev"):
         shutil.copy(table, table.with_name(f"{split}_meld_emo.csv"))
@@ -306,8 +314,10 @@ def test_without_the_switch_inputs_are_corrected(on_meld: Imported, miniatures: 
         np.testing.assert_allclose(alone, everything[name], atol=1e-4)
 
 
-def test_a_clip_that_is_lost_keeps_its_place(on_meld: Imported, miniatures: Path, tmp_path: Path) -> None:
-    corpora = Path(shutil.copytree(miniatures, tmp_path / "corpora"))
+def test_a_clip_that_is_lost_keeps_its_place(
+    on_meld: Imported, miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
+    corpora = Path(shutil.copytree(miniature("meld"), tmp_path / "corpora"))
     (corpora / "meld" / CLIPS / "dia0_utt1.mp4").unlink()
     (corpora / "meld" / CLIPS / "dia2_utt8.mp4").write_bytes(b"no film")
     output = tmp_path / "out"
