@@ -113,6 +113,7 @@ def _manifest(trained: Trained, parts: Parts) -> Manifest:
             audio=about["audio"].temperature,
             visual=about["visual"].temperature,
             fused=about["fusion"].temperature,
+            audio_visual=about["fusion"].students_temperature,
         ),
         training=Training(
             config=about["text"].config,

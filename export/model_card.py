@@ -69,7 +69,8 @@ def write(manifest: Manifest) -> str:
             f"code {manifest.training.commit}.",
             "",
             "## Scores",
-            "Measured on data that was not trained on. Intervals are 95 % bootstrap intervals over items.",
+            "Measured on data that was not trained on. Intervals hold 95 %, from resampling dialogues or speakers, and "
+            "single faces; those from fewer than 20 speakers are usually too narrow.",
             "",
             *_table(("part", "data", "metric", "value", "interval"), _scores(manifest)),
             "",

@@ -47,6 +47,10 @@ class Spec(_Model):
             if getattr(self, name) != type(self).model_fields[name].default
         ]
 
+    def corrected(self) -> Self:
+        """The same with the values that the live system obeys."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in self.offline_rules})
+
 
 def offline_complaint(text: Spec, audio: Spec, visual: Spec, fusion: Spec) -> str | None:
     """Why a model with these specifications cannot run live, or None where it can."""
@@ -221,6 +225,9 @@ class Calibration(_Model):
     audio: float = Field(1.0, gt=0)
     visual: float = Field(1.0, gt=0)
     fused: float = Field(1.0, gt=0)
+    audio_visual: float = Field(
+        1.0, gt=0, description="of the mean of both students' calibrated log-probabilities, where there is no text"
+    )
 
 
 class Score(_Model):

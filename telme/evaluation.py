@@ -200,17 +200,22 @@ def fit_temperature(logits: Floats, labels: Ints, smallest: float = 0.05, larges
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's results on one set of data."""
+    """A classifier's results on one set of data.
+
+    groups: what each item's dialogue or speaker is called; none where items do not depend on each other.
+    """
 
     labels: tuple[str, ...]
     counts: Counts
     logits: Floats
     truth: Ints
+    groups: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, logits: Floats, truth: Ints, labels: Sequence[str]) -> "Evaluation":
-        """logits: (N, C); truth: (N,), indices into `labels`."""
-        return cls(tuple(labels), confusion(truth, logits.argmax(axis=1), len(labels)), logits, truth)
+    def of(cls, logits: Floats, truth: Ints, labels: Sequence[str], groups: Sequence[str] = ()) -> "Evaluation":
+        """logits: (N, C); truth: (N,), indices into `labels`; groups: (N,) or none."""
+        counts = confusion(truth, logits.argmax(axis=1), len(labels))
+        return cls(tuple(labels), counts, logits, truth, tuple(groups))
 
     def metrics(self) -> dict[str, float]:
         """Every figure by name; `f1_<label>` for the classes."""
@@ -224,6 +229,10 @@ class Evaluation:
 
     def calibration_error(self, temperature: float = 1.0) -> float:
         return expected_calibration_error(softmax(self.logits, temperature), self.truth)
+
+    def resampled_counts(self) -> Counts:
+        """Confusion matrices as `resample` takes them: of groups, or of all items where there are none."""
+        return self.grouped_counts(self.groups) if self.groups else self.counts
 
     def grouped_counts(self, groups: Sequence[str]) -> Counts:
         """One confusion matrix per group, (G, C, C); groups: (N,)."""

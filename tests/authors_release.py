@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from transformers import (
     TimesformerModel,
 )
 
+from export import cli
 from export.releases import AUDIO, RELEASES, VISUAL, Release
 from telme.models.audio import AudioDimensions, Data2VecDimensions
 from telme.models.fusion import FusionDimensions
@@ -201,3 +203,22 @@ def byte_level_tokenizer(folder: Path, vocabulary: dict[str, int], merges: Seque
     )
     fast.save_pretrained(folder)
     return tokenizer
+
+
+class Imported:
+    """A miniature release of one data set, and the run that the command has made of it."""
+
+    def __init__(self, dataset: str, folder: Path) -> None:
+        alphabet = {character: place for place, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        self.tokenizer = folder / "tokenizer"
+        size = byte_level_tokenizer(self.tokenizer, alphabet, []).get_vocab_size()
+        self.dataset = dataset
+        self.theirs = Miniature.make(dataset, size + 9)
+        self.release = self.theirs.save(folder / "save_model")
+        self.run = folder / "run"
+
+    def command(self, release: Path | None = None, run: Path | None = None) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli, "RELEASES", {**RELEASES, self.dataset: self.theirs.release})
+            arguments = [release or self.release, "--dataset", self.dataset, "--output", run or self.run]
+            return cli.main(["import-authors", *map(str, arguments), "--tokenizer", str(self.tokenizer)])

@@ -74,6 +74,7 @@ def write_part(
         architecture=asdict(model.dimensions),
         preprocessing=preprocessing,
         temperature=1.5,
+        students_temperature=0.75 if part == "fusion" else 1.0,
         scores=(Score(part=part, data="nothing", metric="weighted_f1", value=0.1, interval=(0.05, 0.15)),),
         corpora=("MELD", "RAVDESS"),
         licence="random numbers",

@@ -9,11 +9,9 @@ import pytest
 import soundfile
 import soxr
 import torch
-from authors_release import Miniature, byte_level_tokenizer
-from tokenizers import pre_tokenizers
+from authors_release import Imported
 from torch import Tensor
 
-from export import cli
 from export.cli import main
 from export.releases import RELEASES
 from telme.bundle import COMPACT, AudioSpec, Bundle, BundleError, FusionSpec, TextSpec, VisualSpec
@@ -29,25 +27,6 @@ from telme.training import checkpoint
 
 DATASETS = ("meld", "iemocap")
 EXACT = 1e-5
-
-
-class Imported:
-    """A miniature release of one data set, and the run that the command has made of it."""
-
-    def __init__(self, dataset: str, folder: Path) -> None:
-        alphabet = {character: place for place, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-        self.tokenizer = folder / "tokenizer"
-        size = byte_level_tokenizer(self.tokenizer, alphabet, []).get_vocab_size()
-        self.dataset = dataset
-        self.theirs = Miniature.make(dataset, size + 9)
-        self.release = self.theirs.save(folder / "save_model")
-        self.run = folder / "run"
-
-    def command(self, release: Path | None = None, run: Path | None = None) -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cli, "RELEASES", {**RELEASES, self.dataset: self.theirs.release})
-            arguments = [release or self.release, "--dataset", self.dataset, "--output", run or self.run]
-            return main(["import-authors", *map(str, arguments), "--tokenizer", str(self.tokenizer)])
 
 
 @pytest.fixture(scope="module", params=DATASETS)

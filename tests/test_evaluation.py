@@ -89,3 +89,6 @@ def test_an_evaluation_names_every_figure() -> None:
     assert set(metrics) == {"weighted_f1", "macro_f1", "accuracy", "nll", "f1_joy", "f1_anger"}
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     assert 0 <= evaluation.calibration_error(2.0) <= 1
+    np.testing.assert_array_equal(evaluation.resampled_counts(), evaluation.counts)
+    grouped = Evaluation.of(evaluation.logits, evaluation.truth, evaluation.labels, ("b", "a", "b"))
+    np.testing.assert_array_equal(grouped.resampled_counts(), [[[0, 0], [0, 1]], [[1, 1], [0, 0]]])

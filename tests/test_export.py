@@ -79,6 +79,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_the_bundle_says_how_far_it_strays(exported: Path) -> None:
     manifest = Bundle.open(exported).manifest
     assert manifest.calibration.fused == 1.5
+    assert manifest.calibration.audio_visual == 0.75
     assert manifest.training.corpora == ("MELD", "RAVDESS")
     assert len(manifest.training.scores) == 4
     for _, part in manifest.parts.named():

@@ -115,7 +115,8 @@ def test_from_corpora_to_checkpoint(tmp_path: Path) -> None:
     assert about.corpora == ("corpus of text", "corpus of audio", "corpus of visual")
     assert "licence of audio" in about.licence
     f1 = [score for score in about.scores if score.metric == "weighted_f1"]
-    assert len(f1) == 6
+    assert [score.part for score in f1] == ["fusion"] * 6 + ["students"]
+    assert about.students_temperature != 1
     assert all(score.interval is not None and 0 <= score.value <= 1 for score in f1)
     paired = [score.data for score in f1 if "audio" in score.data and "random emotions" not in score.data]
     assert all("paired by label, which is easier than life" in data for data in paired)

@@ -51,6 +51,7 @@ def test_bad_rows_are_counted_and_the_rest_is_read(tmp_path: Path, caplog: pytes
         "unknown label 'smug' in train_sent_emo.csv": 1,
     }
     assert "3 left out: unreadable row in train_sent_emo.csv" in caplog.text
+    assert corpus.terms == f"MELD: {meld.LICENCE}"
 
 
 def test_bytes_that_are_no_utf8_are_read_over(tmp_path: Path) -> None:

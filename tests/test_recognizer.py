@@ -287,6 +287,20 @@ def test_temperatures_flatten_scores(recognizer: Recognizer) -> None:
     assert flat.modality_scores["text"]["joy"] < 0.3
 
 
+def test_the_students_together_have_a_temperature_of_their_own(
+    recognizer: Recognizer, speech: npt.NDArray[np.float32], frames: list[Frame]
+) -> None:
+    bundle = recognizer.bundle
+    calibration = bundle.manifest.calibration.model_copy(update={"audio_visual": 0.5})
+    manifest = bundle.manifest.model_copy(update={"calibration": calibration})
+    surer = Recognizer.load(Bundle(bundle.folder, manifest, bundle.sha256))
+    answer = surer.recognize(audio=speech, frames=frames)
+    heads = [np.log(list(scores.values())) for scores in answer.modality_scores.values()]
+    assert list(answer.scores.values()) == pytest.approx(np.exp(log_softmax(np.sum(heads, axis=0))))
+    alone = surer.recognize(audio=speech)
+    assert alone.scores == pytest.approx(alone.modality_scores["audio"])
+
+
 def test_a_backend_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"There is no backend 'tensorrt'.*choose one of auto, onnxruntime"):
         Recognizer.load(backend="tensorrt")

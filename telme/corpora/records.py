@@ -61,6 +61,11 @@ class Corpus:
     utterances: Sequence[Utterance]
     dropped: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def terms(self) -> str:
+        """Its name and what it allows weights to be used for."""
+        return f"{self.name}: {self.licence}"
+
     def split(self, name: Split) -> list[Utterance]:
         return [utterance for utterance in self.utterances if utterance.split == name]
 
@@ -70,3 +75,14 @@ class Corpus:
         log.info("%s: %s", self.name, ", ".join(f"{count} {split}" for split, count in sizes.items()) or "empty")
         for reason, count in self.dropped.items():
             log.warning("%s: %d left out: %s", self.name, count, reason)
+
+
+def grouping(utterances: Sequence[Utterance]) -> tuple[str, tuple[str, ...]]:
+    """By what utterances depend on each other, and each one's group: its dialogue, else its speaker, else itself."""
+    dialogues = tuple(utterance.dialogue for utterance in utterances if utterance.dialogue is not None)
+    if len(dialogues) == len(utterances):
+        return "dialogue", dialogues
+    speakers = tuple(utterance.speaker for utterance in utterances)
+    if len(set(speakers)) < len(speakers):
+        return "speaker", speakers
+    return "item", tuple(utterance.id for utterance in utterances)

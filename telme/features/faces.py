@@ -39,17 +39,23 @@ class Box:
 class FaceDetector:
     """Finds faces. Thread-safe."""
 
-    def __init__(self, path: Path | str, threshold: float = 0.5, threads: int = 1) -> None:
-        """path: the detector as a bundle holds it. threshold: least score of a face. threads: cores for one picture."""
+    def __init__(
+        self, path: Path | str, threshold: float = 0.5, threads: int = 1, longest_side_px: int = LONGEST_SIDE_PX
+    ) -> None:
+        """path: the detector as a bundle holds it. threshold: least score of a face. threads: cores for one picture.
+
+        longest_side_px: larger pictures are scaled down to it.
+        """
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._threshold = threshold
+        self._longest_side_px = longest_side_px
 
     def detect(self, rgb: npt.NDArray[np.uint8]) -> list[Box]:
         """Faces in a picture (H, W, 3) of any size, the surest first."""
         height, width = rgb.shape[:2]
-        small = _shrink(rgb)
+        small = _shrink(rgb, self._longest_side_px)
         image = np.zeros((1, 3, _padded(small.shape[0]), _padded(small.shape[1])), np.float32)
         image[0, :, : small.shape[0], : small.shape[1]] = small.transpose(2, 0, 1)
         heatmap, size, offset = self._session.run(["heatmap", "size", "offset"], {"image": image})
@@ -60,15 +66,15 @@ class FaceDetector:
         return [Box(*row) for row in np.column_stack([boxes[kept], scores[kept]]).tolist()]
 
 
-def _shrink(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A picture whose longer side is at most LONGEST_SIDE_PX."""
+def _shrink(rgb: npt.NDArray[np.uint8], longest_side_px: int) -> npt.NDArray[np.uint8]:
+    """A picture whose longer side is at most `longest_side_px`."""
     height, width = rgb.shape[:2]
     longest = max(height, width)
-    if longest <= LONGEST_SIDE_PX:
+    if longest <= longest_side_px:
         return rgb
-    scale = LONGEST_SIDE_PX / longest
+    scale = longest_side_px / longest
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    step = max(1, longest // (4 * LONGEST_SIDE_PX))  # averaging all of a 4K picture takes ten times as long
+    step = max(1, longest // (4 * longest_side_px))  # averaging all of a 4K picture takes ten times as long
     shrunk: npt.NDArray[np.uint8] = cv2.resize(rgb[::step, ::step], size, interpolation=cv2.INTER_AREA)
     return shrunk
 

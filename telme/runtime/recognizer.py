@@ -135,7 +135,8 @@ class Recognizer:
         """Bring the modalities together.
 
         With text, sound and picture shift the teacher's vector (ASF); what is missing shifts nothing. Without text
-        there is nothing to shift, and the students' calibrated log-probabilities are averaged.
+        there is nothing to shift, and the students' calibrated log-probabilities are averaged; how sure of that one may
+        be is a calibration of its own.
         text_confidence: how sure the speech recogniser was, in [0, 1]; a bundle may let doubtful text be shifted
         further (`fusion.unsure`).
         Raises ValueError when all are missing.
@@ -199,7 +200,8 @@ class Recognizer:
         }
         elapsed: dict[str, float] = {modality: encoded.elapsed_ms for modality, encoded in present.items()}
         if fused is None:
-            log_scores = log_softmax(np.mean(list(heads.values()), axis=0))
+            together = temperatures.audio_visual if len(heads) > 1 else 1.0
+            log_scores = log_softmax(np.mean(list(heads.values()), axis=0) / together)
         else:
             log_scores = log_softmax(fused / temperatures.fused)
             elapsed["fusion"] = elapsed_ms

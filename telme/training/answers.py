@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,15 @@ from telme.bundle import FusionSpec, Modality
 from telme.corpora import fer2013, footage, waveforms
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
-from telme.corpora.records import Split, Utterance
-from telme.evaluation import softmax
+from telme.corpora.records import Split, Utterance, grouping
 from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
 from telme.training import checkpoint
 from telme.training.audio import CORPORA, labelled
-from telme.training.company import PAIRED, Batch, Material, Pairing
-from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
+from telme.training.company import PAIRED, Batch, Material, Pairing, places_of
+from telme.training.encodings import AudioPart, Encodings, Part, TextPart, VisualPart
 from telme.training.errors import TrainingError
+from telme.training.students import without_text
 from telme.training.visual import Stills
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ COMBINATIONS: tuple[tuple[Modality, ...], ...] = (
     ("audio", "visual"),
 )
 
-Part = TextPart | AudioPart | VisualPart
 PAIRING_SEED = 42  # the same for every run: runs can only be compared in the same company
 _SPLIT: Split = "test"
 _COMPANIONS: Mapping[Modality, str] = {"audio": "speech", "visual": "faces"}
+CORRECTED = "imported weights with corrected inputs, unlike those that they learnt from (see --parity)"
 _OF_ANY_EMOTION = "speech and faces of random emotions: how much wrong company harms"
 
 
@@ -133,6 +133,7 @@ def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Pre
         part=modality,
         inputs=modality,
         data=f"{corpus} {_SPLIT}",
+        note=_about_inputs(part.about),
         labels=part.about.labels,
         temperature=part.about.temperature,
         grouped_by=grouped_by,
@@ -142,15 +143,9 @@ def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Pre
     return Predictions(heading, ids, groups, encoded.encodings.truth, logits)
 
 
-def grouping(utterances: Sequence[Utterance]) -> tuple[str, tuple[str, ...]]:
-    """By what utterances depend on each other, and each one's group: its dialogue, else its speaker, else itself."""
-    dialogues = tuple(utterance.dialogue for utterance in utterances if utterance.dialogue is not None)
-    if len(dialogues) == len(utterances):
-        return "dialogue", dialogues
-    speakers = tuple(utterance.speaker for utterance in utterances)
-    if len(set(speakers)) < len(speakers):
-        return "speaker", speakers
-    return "item", tuple(utterance.id for utterance in utterances)
+def _about_inputs(about: checkpoint.Checkpoint) -> str:
+    """What a reader must know about how the inputs were made: usually nothing."""
+    return CORRECTED if about.preprocessing.offline() else ""
 
 
 def _together(
@@ -161,6 +156,8 @@ def _together(
     if not isinstance(about.preprocessing, FusionSpec):
         raise ValueError(f"{folder} is no fusion part")
     beta = about.preprocessing.beta
+    fusion.dimensions = replace(fusion.dimensions, group=about.preprocessing.corrected().group)
+    corrected = _about_inputs(about)
     text, corpus = encoded["text"], parts["text"].about.corpora[0]
     ids = tuple(utterance.id for utterance in text.utterances)
     grouped_by, groups = grouping(text.utterances)
@@ -171,7 +168,7 @@ def _together(
             part="fusion" if by_fusion else "students",
             inputs=inputs,
             data=f"labels of {corpus} {_SPLIT}" if not by_fusion and note == PAIRED else f"{corpus} {_SPLIT}",
-            note=note,
+            note="; ".join(filter(None, (note, corrected))),
             labels=about.labels,
             temperature=about.temperature if by_fusion else 1.0,
             grouped_by=grouped_by,
@@ -181,7 +178,7 @@ def _together(
     for present in COMBINATIONS:
         batch, note = company(encoded, present)
         by_fusion = "text" in present
-        logits = _fused(fusion, batch, beta) if by_fusion else without_text(parts, batch)
+        logits = _fused(fusion, batch, beta) if by_fusion else without_text(parts, batch, about.students_temperature)
         name = "-".join(("fusion" if by_fusion else "students", *present))
         yield answered(name, " + ".join(present), note if present != ("text",) else "", logits, by_fusion)
     material = Material(*(encoded[modality].encodings for modality in ("text", "audio", "visual")))
@@ -202,9 +199,9 @@ def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) ->
     wanted = [utterance.id for utterance in encoded["text"].utterances]
     own: list[str] = []
     for modality, what in _COMPANIONS.items():
-        found = _own(wanted, encoded[modality])
-        if modality in present and found is not None:
-            vectors, there = found
+        places = places_of(wanted, [utterance.id for utterance in encoded[modality].utterances])
+        if modality in present and (places >= 0).any():
+            vectors, there = encoded[modality].encodings.vectors[places], torch.from_numpy(places >= 0).float()
             batch = batch._replace(**{modality: vectors, f"{modality}_present": there})
             own.append(what)
     if not own:
@@ -214,31 +211,7 @@ def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) ->
     return batch, f"{note}; {others[0]} of other corpora paired by label, which is easier than life" if others else note
 
 
-def _own(wanted: Sequence[str], encoded: Encoded) -> tuple[Tensor, Tensor] | None:
-    """Vectors (n, d) of the utterances with these ids, and whether there is one (n,); None where there is none."""
-    places = {utterance.id: place for place, utterance in enumerate(encoded.utterances)}
-    if places.keys().isdisjoint(wanted):
-        return None
-    rows = [places.get(one, 0) for one in wanted]
-    return encoded.encodings.vectors[rows], torch.tensor([float(one in places) for one in wanted])
-
-
 @torch.inference_mode()
 def _fused(fusion: ASF, batch: Batch, beta: float) -> npt.NDArray[np.float32]:
     logits: Tensor = fusion(*batch[:5], torch.full_like(batch.audio_present, beta))
     return logits.numpy()
-
-
-def without_text(parts: Mapping[Modality, Part], batch: Batch) -> npt.NDArray[np.float32]:
-    """The mean of the present students' calibrated log-probabilities (n, C), as the live recogniser answers.
-
-    Where both are missing, every emotion is as likely as the others.
-    """
-    total = np.zeros((len(batch.truth), len(parts["audio"].about.labels)))
-    for modality in _COMPANIONS:
-        part = parts[modality]
-        logits = part.logits(getattr(batch, modality)).numpy()
-        present = getattr(batch, f"{modality}_present").numpy()[:, None]
-        total += present * np.log(np.maximum(softmax(logits, part.about.temperature), np.finfo(np.float64).tiny))
-    number = (batch.audio_present + batch.visual_present).clamp_min(1).numpy()[:, None]
-    return np.asarray(total / number, np.float32)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import Score
 from telme.corpora import emodb, iemocap, meld, ravdess, waveforms
 from telme.corpora.conversations import CONVERSATIONS
-from telme.corpora.records import Corpus
+from telme.corpora.records import Corpus, grouping
 from telme.corpora.waveforms import Clip
 from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.audio import AudioFeatures
@@ -84,7 +84,7 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         scores=scores,
         corpora=tuple(corpus.name for corpus in corpora.values()),
-        licence="; ".join(f"{corpus.name}: {corpus.licence}" for corpus in corpora.values()),
+        licence="; ".join(corpus.terms for corpus in corpora.values()),
         config=config.name,
         seed=config.seed,
         commit=commit,
@@ -203,7 +203,7 @@ class AudioTask:
     def results(self, clips: Sequence[Clip]) -> Evaluation:
         """On the run's labels; all clips have one."""
         _, logits = self.encode(clips)
-        return Evaluation.of(logits, truth(clips, self.labels), self.labels)
+        return Evaluation.of(logits, truth(clips, self.labels), self.labels, _groups(clips))
 
     def own_results(self, corpus: str, clips: Sequence[Clip]) -> Evaluation:
         """On the labels of the corpus that all clips come from."""
@@ -211,7 +211,8 @@ class AudioTask:
         device = next(self._student.parameters()).device
         with torch.inference_mode():
             logits = self._student.corpus_logits(corpus, torch.from_numpy(vectors).to(device)).float().cpu().numpy()
-        return Evaluation.of(logits, own_truth(clips, corpus, OWN_LABELS[corpus]), OWN_LABELS[corpus])
+        labels = OWN_LABELS[corpus]
+        return Evaluation.of(logits, own_truth(clips, corpus, labels), labels, _groups(clips))
 
     @torch.inference_mode()
     def encode(self, clips: Sequence[Clip]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -248,8 +249,12 @@ def labelled(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
     return [clip for clip in clips if clip.utterance.label_among(labels) is not None]
 
 
+def _groups(clips: Sequence[Clip]) -> tuple[str, ...]:
+    return grouping([clip.utterance for clip in clips])[1]
+
+
 def judge(task: AudioTask, clips: Sequence[Clip]) -> tuple[float, tuple[Score, ...]]:
-    """The temperature fitted on dev, and the scores on every corpus's test split with 95 % intervals.
+    """The temperature fitted on dev, and the scores on every corpus's test split with 95 % intervals by group.
 
     Clips are heard whole, and again with the silence around the speech cut as a voice detector cuts it.
     """
@@ -287,7 +292,7 @@ def mean_recall(counts: npt.NDArray[np.number]) -> float:
 def _scores(evaluation: Evaluation, data: str) -> list[Score]:
     metrics = {"accuracy": accuracy, "mean_recall": mean_recall, "weighted_f1": weighted_f1}
     return [
-        _score(data, name, metric(evaluation.counts), bootstrap_interval(evaluation.counts, metric))
+        _score(data, name, metric(evaluation.counts), bootstrap_interval(evaluation.resampled_counts(), metric))
         for name, metric in metrics.items()
     ]
 

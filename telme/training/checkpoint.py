@@ -37,6 +37,9 @@ class Checkpoint(BaseModel):
     architecture: dict[str, Any] = Field(description="the fields of the model's dimensions class")
     preprocessing: TextSpec | AudioSpec | VisualSpec | FusionSpec
     temperature: float = Field(1.0, gt=0, description="logits are divided by it; fitted on held-out data")
+    students_temperature: float = Field(
+        1.0, gt=0, description="of the fusion: the same for the students' mean log-probabilities, without text"
+    )
     scores: tuple[Score, ...] = ()
     corpora: tuple[str, ...] = Field(description="what the weights were trained on")
     licence: str = Field(description="what the corpora allow the weights to be used for")

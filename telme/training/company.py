@@ -43,6 +43,9 @@ class Company(Protocol):
     """The encoded utterances of one split."""
 
     @property
+    def text(self) -> Encodings: ...
+
+    @property
     def note(self) -> str:
         """Where speech and faces come from, for the reader of the scores."""
         ...
@@ -108,12 +111,17 @@ def _partners(
     return others.vectors[chosen], torch.from_numpy(present.astype(np.float32))
 
 
+def places_of(ids: Sequence[str], others: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Where each of `ids` stands among `others`: (n,), -1 where it does not."""
+    place_of = {name: place for place, name in enumerate(others)}
+    return np.array([place_of.get(name, -1) for name in ids], np.int64)
+
+
 def _own(
     ids: Sequence[str], others: Encodings, missing: float, unmatched: float, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """For each id (n,) its own item of `others`, or a random one: vectors (n, d) and whether there is one (n,)."""
-    place_of = {name: place for place, name in enumerate(others.ids)}
-    own = np.array([place_of.get(name, -1) for name in ids])
+    own = places_of(ids, others.ids)
     chosen = np.where(random.random(len(ids)) < unmatched, random.integers(len(others), size=len(ids)), own)
     present = (chosen >= 0) & (random.random(len(ids)) >= missing)
     return others.vectors[chosen], torch.from_numpy(present.astype(np.float32))

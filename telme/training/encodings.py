@@ -1,4 +1,7 @@
-"""What the trained teacher and students make of a corpus's utterances: the fusion's raw material."""
+"""What the trained teacher and students make of a corpus's utterances: the fusion's raw material.
+
+Imported weights get corrected inputs here, those of our own models; telme.training.parity makes the others.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +16,10 @@ from torch import Tensor
 
 from telme.bundle import AudioSpec, TextSpec, VisualSpec
 from telme.corpora.footage import Footage
-from telme.corpora.records import Utterance
+from telme.corpora.records import Utterance, grouping
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
-from telme.features.authors_text import prompter
+from telme.features.text import Prompter
 from telme.features.video import pad
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -35,12 +38,14 @@ class Encodings:
 
     vectors: (n, d). truth: (n,), indices into the run's labels. ids: the utterances', where the corpus has any.
     confidence: (n,) float32, how sure a speech recogniser was of the text; None where people wrote it down.
+    groups: what each one's dialogue or speaker is called, where the corpus says.
     """
 
     vectors: Tensor
     truth: npt.NDArray[np.int64]
     ids: tuple[str, ...] = ()
     confidence: npt.NDArray[np.float32] | None = None
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -55,7 +60,7 @@ class TextPart:
         spec = self.about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        self._prompter = prompter(spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        self._prompter = Prompter(spec.corrected(), Tokenizer.from_file(str(folder / spec.tokenizer)))
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -80,8 +85,8 @@ class AudioPart:
         spec = self.about.preprocessing
         if not isinstance(spec, AudioSpec):
             raise ValueError(f"{folder} is no audio part")
-        self.spec = spec
-        self._features = AudioFeatures(spec)
+        self.spec = spec.corrected()
+        self._features = AudioFeatures(self.spec)
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -108,7 +113,7 @@ class VisualPart:
         spec = self.about.preprocessing
         if not isinstance(spec, VisualSpec):
             raise ValueError(f"{folder} is no visual part")
-        self.spec = spec
+        self.spec = spec.corrected()
         self._model = _Vectors(model)
         self.size = model.dimensions.vector
 
@@ -130,6 +135,9 @@ class VisualPart:
     def logits(self, vectors: Tensor) -> Tensor:
         """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
         return self._model.logits(vectors)
+
+
+Part = TextPart | AudioPart | VisualPart
 
 
 class _Vectors:
@@ -156,4 +164,5 @@ class _Vectors:
 
 def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:
     truth = [labels.index(utterance.label_among(labels) or "") for utterance in utterances]
-    return Encodings(vectors, np.array(truth, np.int64), tuple(utterance.id for utterance in utterances))
+    ids = tuple(utterance.id for utterance in utterances)
+    return Encodings(vectors, np.array(truth, np.int64), ids, grouping(utterances)[1])

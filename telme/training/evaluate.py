@@ -11,18 +11,21 @@ from telme.predictions import SUFFIX, Predictions, PredictionsError, grouped_pai
 from telme.report import Comparison, Figures, Report, Source
 from telme.training.answers import predict, trained_parts
 from telme.training.errors import TrainingError
+from telme.training.parity import reproduce
 
 log = logging.getLogger(__name__)
 
 FOLDER = "evaluation"
+PARITY_FOLDER = "evaluation-parity"
 REPORT = "evaluation.json"
 PREDICTIONS = "predictions"
 PLOTS = "plots"
 
 
-def evaluate(run: Path, corpora: Path, output: Path) -> Report:
+def evaluate(run: Path, corpora: Path, output: Path, parity: bool = False) -> Report:
     """Measure every part of a run and every combination of modalities, and write figures, answers and plots.
 
+    parity: repeat the TelME authors' evaluation of their weights instead, which an imported run holds.
     Raises TrainingError or CorpusError where the run, the corpora or the output folder cannot be used.
     """
     parts = trained_parts(run)
@@ -32,7 +35,7 @@ def evaluate(run: Path, corpora: Path, output: Path) -> Report:
         _remove_earlier(output)
         for folder in (PREDICTIONS, PLOTS):
             (output / folder).mkdir(parents=True, exist_ok=True)
-        for predictions in predict(run, corpora):
+        for predictions in reproduce(run, corpora) if parity else predict(run, corpora):
             name = predictions.heading.name
             predictions.write(output / PREDICTIONS / f"{name}{SUFFIX}")
             figures = Figures.of(predictions)

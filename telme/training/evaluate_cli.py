@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from telme.training.evaluate import FOLDER, evaluate  # only here: PyTorch takes seconds to load
+    from telme.training.evaluate import FOLDER, PARITY_FOLDER, evaluate  # only here: PyTorch takes seconds to load
 
-    output = options.output or options.run / FOLDER
-    report = evaluate(options.run, options.corpora, output)
+    output = options.output or options.run / (PARITY_FOLDER if options.parity else FOLDER)
+    report = evaluate(options.run, options.corpora, output, options.parity)
     _console().print(tables(report.results))
     log.info("figures, predictions and plots written to %s", output)
 
@@ -72,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure the parts of a run on the corpora that they learnt from")
     run.add_argument("run", type=Path, metavar="RUN", help="folder that telme-train has written, such as runs/compact")
     run.add_argument("--corpora", type=Path, default=Path("corpora"), metavar="DIR", help="folder that holds meld/ …")
-    run.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: RUN/evaluation)")
+    run.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to write (default: RUN/evaluation, or RUN/evaluation-parity)"
+    )
+    run.add_argument(
+        "--parity",
+        action="store_true",
+        help="repeat the TelME authors' evaluation of their imported weights, mistakes included (docs/authors.md); "
+        "without it such weights get the inputs of our own models",
+    )
     run.set_defaults(command=_run)
     both = commands.add_parser("compare", help="is the second of two evaluated runs better?")
     both.add_argument(

@@ -30,6 +30,7 @@ from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
 from telme.training.processes import together
+from telme.training.students import judge_students
 from telme.training.text_noise import ASR_ERRORS, Recogniser
 from telme.training.visual import Stills
 from telme.training.visual_footage import load_footage
@@ -67,6 +68,9 @@ def train(config: TrainingConfig) -> None:
     if not together().main:
         return
     temperature, scores = judge(task)
+    students_temperature, without_text = judge_students(
+        {"audio": audio, "visual": visual}, material, config.labels, task.corpus, config.seed
+    )
     students = (text.about, audio.about, visual.about)
     about = checkpoint.Checkpoint(
         part="fusion",
@@ -74,7 +78,8 @@ def train(config: TrainingConfig) -> None:
         architecture=asdict(dimensions),
         preprocessing=FusionSpec(beta=settings.beta, unsure=settings.unsure, input_order=dimensions.order),
         temperature=temperature,
-        scores=scores,
+        students_temperature=students_temperature,
+        scores=(*scores, *without_text),
         corpora=tuple(dict.fromkeys(name for part in students for name in part.corpora)),
         licence="; ".join(dict.fromkeys(part.licence for part in students)),
         config=config.name,
@@ -211,7 +216,8 @@ class FusionTask:
         device = next(self.model.parameters()).device
         company = self.material[split].pair(pairing, np.random.default_rng(self._seed))
         logits = self._logits(Batch(*(tensor.to(device) for tensor in company)))
-        return Evaluation.of(logits.float().cpu().numpy(), company.truth.numpy(), self.labels)
+        groups = self.material[split].text.groups
+        return Evaluation.of(logits.float().cpu().numpy(), company.truth.numpy(), self.labels, groups)
 
     def _logits(self, batch: Batch) -> Tensor:
         beta = batch.confidence.new_tensor([self._spec.bound(one) for one in batch.confidence.tolist()])
@@ -243,7 +249,7 @@ def judge(task: FusionTask) -> tuple[float, tuple[Score, ...]]:
         evaluation = task.results(split, pairing)
         data = f"{task.corpus} test{how}, {len(evaluation.truth)} utterances, {company}"
         figures = {
-            "weighted_f1": (weighted_f1(evaluation.counts), bootstrap_interval(evaluation.counts)),
+            "weighted_f1": (weighted_f1(evaluation.counts), bootstrap_interval(evaluation.resampled_counts())),
             "calibration_error": (evaluation.calibration_error(temperature), None),
         }
         for metric, (value, interval) in figures.items():

@@ -69,7 +69,7 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         scores=scores,
         corpora=(corpus.name,),
-        licence=corpus.licence,
+        licence=corpus.terms,
         config=config.name,
         seed=config.seed,
         commit=commit,

@@ -70,7 +70,7 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         scores=scores,
         corpora=(task.corpus.name,),
-        licence=task.corpus.licence,
+        licence=task.corpus.terms,
         config=config.name,
         seed=config.seed,
         commit=commit,
@@ -201,7 +201,7 @@ def judge(task: VisualTraining) -> tuple[float, tuple[Score, ...]]:
         }
         for metric, value in figures.items():
             measure = with_interval.get(metric)
-            interval = bootstrap_interval(evaluation.counts, measure) if measure else None
+            interval = bootstrap_interval(evaluation.resampled_counts(), measure) if measure else None
             scores.append(Score(part="visual", data=data, metric=metric, value=value, interval=interval))
             log.info("%s: %s %.4f %s", data, metric, value, interval or "")
     return temperature, tuple(scores)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import VisualSpec
 from telme.corpora import footage
 from telme.corpora.footage import Footage
-from telme.corpora.records import Corpus, Split
+from telme.corpora.records import Corpus, Split, grouping
 from telme.evaluation import Evaluation
 from telme.features.video import pad
 from telme.models.visual import Clip, VisualDimensions, VisualStudent
@@ -148,8 +148,9 @@ class FootageTask:
         for start in range(0, len(clips), _EVALUATED_AT_ONCE):
             frames, mask = self._pictures(clips[start : start + _EVALUATED_AT_ONCE])
             logits.append(self.student(frames.to(device), mask.to(device))[1].float().cpu().numpy())
-        truth = indices([clip.utterance for clip in clips], self.labels)
-        return Evaluation.of(np.concatenate(logits), truth, self.labels)
+        utterances = [clip.utterance for clip in clips]
+        truth = indices(utterances, self.labels)
+        return Evaluation.of(np.concatenate(logits), truth, self.labels, grouping(utterances)[1])
 
     def _pictures(self, clips: Sequence[Footage]) -> tuple[Tensor, Tensor]:
         batch = pad([list(clip.pictures()) for clip in clips], self._settings.input)
