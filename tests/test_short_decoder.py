@@ -31,14 +31,19 @@ def transcriber(model: WhisperModel, settings: Transcription, **context: float) 
     return Transcriber(settings, PaddedDecoder(model, settings), short)
 
 
-def test_acted_speech_reads_the_same_as_padded(model: WhisperModel) -> None:
+def test_it_writes_what_padding_writes_and_is_as_sure(model: WhisperModel) -> None:
+    """Where padding hears one sentence wrongly ("about the door"), the texts differ."""
     short, padded = ShortDecoder(model, SETTINGS), PaddedDecoder(model, SETTINGS)
-    for said, samples in utterances("acted.flac"):
+    same = 0
+    for said, samples in [*utterances("acted.flac"), (JFK_TEXT, decode_audio(str(JFK)))]:
         ours, theirs = short.decode(samples), padded.decode(samples)
-        assert plain(ours.text) == plain(theirs.text) == said
-        assert ours.language == "en"
-        assert np.exp(ours.log_prob) == pytest.approx(np.exp(theirs.log_prob), abs=0.15)
+        assert plain(ours.text) == plain(said)
+        if plain(ours.text) == plain(theirs.text):
+            same += 1
+            assert np.exp(ours.log_prob) == pytest.approx(np.exp(theirs.log_prob), abs=0.15)
+        assert (ours.language, theirs.language) == ("en", "en")
         assert ours.no_speech < 0.2
+    assert same >= 6
 
 
 def test_without_enough_silence_whisper_loops_and_is_asked_again(
@@ -119,7 +124,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> WhisperModel:
         )
     halves = [Path(spec.submodule_search_locations[0]) / "data" for spec in specs]
     folder = tmp_path_factory.mktemp("base")
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         (folder / name).symlink_to(halves[1] / name)
     (folder / "model.bin").write_bytes(b"".join(next(half.glob("model.bin.part*")).read_bytes() for half in halves))
     return load_speech_model(Transcription(model=str(folder), language=None))
