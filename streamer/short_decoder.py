@@ -32,7 +32,7 @@ class ShortContext:
         and with them the confidence.
     """
 
-    silence_s: float = 8.0
+    silence_s: float = 6.0
     timestamps: bool = False
     repetition_penalty: float = 1.0
 
