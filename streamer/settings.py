@@ -84,6 +84,11 @@ class Transcription(_Section):
         description='faster-whisper name, folder, "package:NAME/FOLDER" for one in an installed package, or "none"',
     )
     language: str | None = Field("en", pattern="^[a-z]{2,3}$", description="ISO 639-1 code; null detects it")
+    context: Literal["short", "padded"] = Field(
+        "short",
+        description="short: decode an utterance on its real length, and again padded where that loops; "
+        "padded: always pad it to 30 s, several times slower",
+    )
     compute_type: Literal["int8", "int8_float32", "int8_float16", "float16", "float32"] = "int8"
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: int = Field(1, ge=1, le=64)

