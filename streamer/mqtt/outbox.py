@@ -61,7 +61,7 @@ class Outbox:
 
     def __init__(self, bounds: Bounds, path: Path | None = None, synchronous: Synchronous = "full") -> None:
         self.dropped = 0
-        self.unsaved = 0  # final events handed out before they were on disk
+        self.sent_unsaved = 0  # final events handed out before they were on disk
         self.superseded = 0  # provisional events that something newer replaced
         self._bounds = bounds
         self._path = path
@@ -115,6 +115,11 @@ class Outbox:
     def __len__(self) -> int:
         """Final events that are not delivered."""
         return len(self._waiting) + (self._in_delivery is not None)
+
+    @property
+    def unsaved(self) -> int:
+        """How many of these are not on disk, though they should be."""
+        return 0 if self._path is None else min(len(self), self._last - self._saved)
 
     @property
     def storage(self) -> Literal["disk", "memory", "failing"]:
@@ -191,7 +196,7 @@ class Outbox:
         self._in_delivery = waiting = self._waiting.popleft()
         self._size -= waiting.size
         if self._path is not None and waiting.seq > self._saved:
-            self.unsaved += 1
+            self.sent_unsaved += 1
         return waiting.event
 
     def _disk_wait_s(self, waiting: _Waiting) -> float:

@@ -52,14 +52,15 @@ _REFUSED_FOR_GOOD = {
 
 @dataclass(frozen=True)
 class PublisherStatus:
-    """Counted since the start, save `connected`, `waiting` and `outbox`. Events are final ones, where not said."""
+    """Counted since the start, save the first four. Events are final ones, where not said."""
 
     connected: bool
     outbox: Literal["disk", "memory", "failing"]  # where events wait; failing: a disk that does not keep them
     waiting: int  # events not yet delivered
+    unsaved: int  # of these, those not on disk, where they should be
     published: int  # events that the broker acknowledged
     dropped: int  # events that waited in vain
-    unsaved: int  # events that went out before they were on disk, as that failed or took too long
+    sent_unsaved: int  # events that went out before they were on disk, as that failed or took too long
     provisional: int  # provisional events that went out
     superseded: int  # provisional events that did not, as something newer came
     denied: int  # messages that the broker's access rules refused
@@ -179,9 +180,10 @@ class Publisher:
             connected=self._connected,
             outbox=self._outbox.storage,
             waiting=len(self._outbox),
+            unsaved=self._outbox.unsaved,
             published=self._published,
             dropped=self._outbox.dropped,
-            unsaved=self._outbox.unsaved,
+            sent_unsaved=self._outbox.sent_unsaved,
             provisional=self._provisional,
             superseded=self._outbox.superseded,
             denied=self._denied,
