@@ -22,7 +22,7 @@ from streamer.events import EmotionEvent
 from streamer.mqtt.address import Address
 from streamer.mqtt.client import SESSION_TAKEN_OVER, UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
 from streamer.mqtt.errors import BrokerError, DeniedError
-from streamer.mqtt.info import Info
+from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
 from streamer.mqtt.outbox import Bounds, Outbox
 from streamer.mqtt.requests import MAX_BYTES, Handler, Request, Responder, first_complaint
@@ -285,7 +285,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         began = loop.time()
         ended = False
-        errors: list[BaseException] = []
+        errors: list[Exception] = []
         try:
             # A publish alone learns of a lost connection by its time-out; receiving learns at once, and its
             # error ends the group, so that what was not acknowledged goes out over the next connection.
@@ -295,24 +295,30 @@ class Publisher:
                 ended = True
                 for task in others:
                     task.cancel()
-        except* aiomqtt.MqttError as lost:
-            errors.extend(lost.exceptions)
+        except* (aiomqtt.MqttError, BrokerError) as group:
+            errors.extend(group.exceptions)
         if errors:
             self._connection_lost(errors, loop.time() - began)
         return ended
 
-    def _connection_lost(self, errors: Sequence[BaseException], held_s: float) -> None:
-        """Raises BrokerError when another program took our place: to take it back would begin an endless quarrel."""
+    def _connection_lost(self, errors: Sequence[Exception], held_s: float) -> None:
+        for error in errors:
+            if isinstance(error, BrokerError):
+                raise error
         causes = [error.__cause__ for error in errors]
         if any(isinstance(cause, MqttCodeError) and reason_code(cause.rc) == SESSION_TAKEN_OVER for cause in causes):
-            raise BrokerError(
-                f"another program has connected to {self._address} under the node name {self._topics.node!r} and so "
-                "takes over: end it, or give each program its own --node"
-            )
+            raise BrokerError(self._taken_over())
         log.warning("lost the connection to %s: %s", self._address, causes[0] or errors[0])
         if held_s < _STEADY_S:
-            # Brokers keep one connection of a name and close the older one; with MQTT 3.1.1 without telling why.
+            # Brokers keep one connection of a name and close the older one, many without telling why.
             log.warning("it held %.1f s only: does another program use the node name %r?", held_s, self._topics.node)
+
+    def _taken_over(self) -> str:
+        """To take the name back would begin a quarrel without end."""
+        return (
+            f"another program that was started later uses the node name {self._topics.node!r} at {self._address}: "
+            "end it, or give each program its own --node"
+        )
 
     async def _deliver(self, client: Client) -> None:
         """Say who is there, deliver events in order, and say the last word."""
@@ -327,7 +333,8 @@ class Publisher:
         await self._send(client, self._availability(self._last_word))
 
     async def _say_hello(self, client: Client, info: Info) -> None:
-        granted = await client.subscribe([(self._topics.dialogue_add, 1), (self._topics.requests, 1)])
+        heard = (self._topics.dialogue_add, self._topics.requests, self._topics.info)
+        granted = await client.subscribe([(topic, 1) for topic in heard])
         if any(getattr(code, "value", code) >= 128 for code in granted):
             log.warning("the broker does not let us hear requests on %s: %s", self._topics.root, granted)
         await self._send(client, Outgoing(self._topics.info, info.model_dump_json(), retain=True))
@@ -389,12 +396,23 @@ class Publisher:
         async for message in client.messages:
             payload = message.payload if isinstance(message.payload, bytes) else b""
             topic = message.topic.value
-            if message.retain:
+            if topic == self._topics.info:
+                self._check_alone(payload)
+            elif message.retain:
                 self._reject(topic, "retained messages are not acted upon: they are old")
             elif topic == self._topics.dialogue_add:
                 self._take_said(payload)
             elif (verb := self._topics.verb(topic)) is not None:
                 self._take_request(_request(verb, payload, message.properties))
+
+    def _check_alone(self, payload: bytes) -> None:
+        """Raises BrokerError when a program that was started later used our name while we were not connected.
+
+        Not at the first connection: what is retained then can be of our predecessor, by a clock that was ahead.
+        """
+        started = started_at(payload)
+        if self._reconnects and self._info is not None and started is not None and started > self._info.started_at:
+            raise BrokerError(self._taken_over())
 
     def _take_said(self, payload: bytes) -> None:
         if len(payload) > MAX_BYTES:
