@@ -47,15 +47,15 @@ class Journal:
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         """Raises OutboxError for what a user can mend, DamagedError, or sqlite3.Error and OSError from the disk."""
         _create(path)
-        # The lock lasts as long as the connection and goes away with the process, however that ends.
-        self._database = sqlite3.connect(path, timeout=_LOCK_S, check_same_thread=False)
         try:
-            self._prepare(path, synchronous)
-        except BaseException as error:
-            self._database.close()
-            if isinstance(error, sqlite3.Error):
-                raise _explained(error, path) from error
-            raise
+            # The lock lasts as long as the connection and goes away with the process, however that ends.
+            self._database = sqlite3.connect(path, timeout=_LOCK_S, check_same_thread=False)
+            with contextlib.ExitStack() as when_refused:
+                when_refused.callback(self._database.close)
+                self._prepare(path, synchronous)
+                when_refused.pop_all()
+        except sqlite3.Error as error:
+            raise _explained(error, path) from error
 
     def _prepare(self, path: Path, synchronous: Synchronous) -> None:
         self._pragma("locking_mode = EXCLUSIVE")
