@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from emotion_events import emotion_event
 from streams import ACTED, CONVERSATION, run, running
 
 from streamer.events import EmotionEvent
+from streamer.mqtt.journal import open_journal
 from streamer.mqtt.outbox import Bounds, Outbox
 
 pytestmark = pytest.mark.slow
@@ -141,25 +142,31 @@ async def test_a_thousand_events_survive_kills_of_broker_and_program(broker: Mos
 
 
 async def test_events_of_a_stream_that_was_killed_arrive_after_its_next_start(
-    mosquitto: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    flags = ("--mqtt", mosquitto.url, "--set", f"mqtt.outbox={tmp_path / 'outbox'}")
     with Subscriber(mosquitto.port, "telme/+/+/utterance") as subscriber:
-        with running(tmp_path, "--media", CONVERSATION, "--mqtt", mosquitto.url, asr="none") as stream:
+        with running(tmp_path, "--media", CONVERSATION, *flags, asr="none") as stream:
             assert stream.process.stdout is not None
             lines = [await asyncio.to_thread(stream.process.stdout.readline)]
             await subscriber.wait_for("/utterance")
             mosquitto.send(signal.SIGSTOP)
             lines += [await asyncio.to_thread(stream.process.stdout.readline) for _ in range(2)]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)  # a busy disk has time to take the last one
             stream.stop(signal.SIGKILL)
         mosquitto.send(signal.SIGCONT)
-        ended = run("--media", ACTED, "--fast", "--mqtt", mosquitto.url, asr="none")
+        ended = run("--media", ACTED, "--fast", *flags, asr="none")
         assert ended.code == 0, ended.log
         assert "took up 2 undelivered event(s)" in ended.log
         heard = [json.loads(message.payload) for message in subscriber.on("/utterance")]
-    assert list(dict.fromkeys(event["event_id"] for event in heard)) == [
-        json.loads(line)["event_id"] for line in lines
-    ] + [event["event_id"] for event in ended.events]
-    (file,) = (tmp_path / "state" / "telme-live").iterdir()
-    assert file.name == "outbox-telme.sqlite3"
+    said = [*map(json.loads, lines), *ended.events]
+    assert list(dict.fromkeys(event["event_id"] for event in heard)) == [event["event_id"] for event in said]
+
+
+def test_two_streams_on_one_outbox_are_refused_with_a_sentence(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    with closing(open_journal(tmp_path / "outbox", "full")):
+        outbox = f"mqtt.outbox={tmp_path / 'outbox'}"
+        ended = run("--media", ACTED, "--fast", "--mqtt", mosquitto.url, "--set", outbox, asr="none")
+    assert (ended.code, ended.events) == (2, [])
+    (sentence,) = ended.log.splitlines()
+    assert "outbox is in use by another telme-stream: give each its own --node or mqtt.outbox" in sentence

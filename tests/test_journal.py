@@ -35,15 +35,14 @@ def filled(path: Path, count: int = 50) -> list[Entry]:
 
 
 def found(path: Path) -> list[Entry]:
-    journal = open_journal(path, "full")
-    journal.close()
-    return journal.found
+    with closing(open_journal(path, "full")) as journal:
+        return journal.entries()
 
 
 def test_what_was_added_and_not_removed_is_found_in_order(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "outbox"
     journal = open_journal(path, "normal")
-    assert journal.found == []
+    assert journal.entries() == []
     journal.write([entry(1), entry(2), entry(3)], [])
     journal.write([entry(5), entry(4)], [2])
     journal.settle()
@@ -150,7 +149,7 @@ def test_a_damaged_file_is_set_aside_and_replaced(
         del content[len(content) // 2 :]
     path.write_bytes(content)
     journal = open_journal(path, "full")
-    assert journal.found == []
+    assert journal.entries() == []
     journal.write([entry(1)], [])
     journal.close()
     assert (tmp_path / "outbox.damaged").read_bytes() == content
@@ -173,6 +172,7 @@ def test_random_damage_is_never_more_than_damage(tmp_path: Path) -> None:
             journal = Journal(path, "normal")
         except (DamagedError, OutboxError):
             continue
+        assert len(journal.entries()) <= 50
         journal.write([entry(1000)], [1])
         journal.close()
 
@@ -244,11 +244,9 @@ def test_a_power_cut(tmp_path: Path, synchronous: str) -> None:
     for cut in range(100):
         before = records[: chance.randrange(len(records))]
         recorder.cut(before, chance, tmp_path / f"cut-{cut}")
-        journal = Journal(tmp_path / f"cut-{cut}" / "outbox", "full")
-        journal.close()
-        numbers = [
-            int(EmotionEvent.from_json(entry.payload).event_id.removeprefix("event-")) for entry in journal.found
-        ]
+        with closing(Journal(tmp_path / f"cut-{cut}" / "outbox", "full")) as journal:
+            events = [EmotionEvent.from_json(entry.payload) for entry in journal.entries()]
+        numbers = [int(event.event_id.removeprefix("event-")) for event in events]
         assert numbers == sorted(set(numbers))
         lost += len((marks(before, ACCEPTED) - marks(before, DELIVERED)) - set(numbers))
     assert (lost == 0) == (synchronous == "full")

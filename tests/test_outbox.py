@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -465,9 +466,8 @@ class OutboxMachine(RuleBasedStateMachine):
             file.unlink()
         for file in self.folder.glob(f"{old.name}*"):
             shutil.copy(file, self.folder / file.name.replace(old.name, new.name))
-        journal = Journal(new, "normal")
-        journal.close()
-        return [EmotionEvent.from_json(entry.payload).event_id for entry in journal.found]
+        with closing(Journal(new, "normal")) as journal:
+            return [EmotionEvent.from_json(entry.payload).event_id for entry in journal.entries()]
 
     def eventually(self, condition: Callable[[], bool]) -> None:
         self.run(until(condition))

@@ -37,7 +37,7 @@ class DamagedError(Exception):
 
 
 class Journal:
-    """Every method blocks. One thread at a time may use it. `found`: what was there at first, in order.
+    """Every method blocks. One thread at a time may use it.
 
     The file is in write-ahead mode. With `full` an entry survives a power cut once `write` returns; with `normal` it
     survives the end of this process in any way, and a power cut once `settle` returns.
@@ -78,8 +78,11 @@ class Journal:
                 self._database.execute(_SCHEMA)
                 self._pragma(f"application_id = {_APPLICATION}")
                 self._pragma(f"user_version = {VERSION}")
+
+    def entries(self) -> list[Entry]:
+        """All of them, in order."""
         rows = self._database.execute("SELECT seq, accepted_at, payload FROM event ORDER BY seq")
-        self.found = [Entry(*row) for row in rows]
+        return [Entry(*row) for row in rows]
 
     def write(self, added: Iterable[Entry], removed: Iterable[int]) -> None:
         """All or nothing, and harmless when repeated: after an error it is not known whether it was done."""

@@ -267,9 +267,14 @@ class Outbox:
 def _open(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting], list[int]]:
     """The journal, its events, and the `seq` of entries that are none. Blocks."""
     journal = open_journal(path, synchronous)
+    try:
+        entries = journal.entries()
+    except sqlite3.Error:
+        journal.close()
+        raise
     found, unreadable = [], []
     now, now_monotonic = time.time(), time.monotonic()
-    for entry in journal.found:
+    for entry in entries:
         try:
             event = EmotionEvent.from_json(entry.payload)
         except ValidationError:
