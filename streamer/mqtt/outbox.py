@@ -35,11 +35,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """since: on the monotonic clock, which no correction of the wall clock makes jump."""
+    """payload: the event as JSON, which takes a fraction of the object's memory.
+
+    since: on the monotonic clock, which no correction of the wall clock makes jump.
+    """
 
     seq: int
-    event: EmotionEvent
-    size: int
+    payload: bytes
     since: float
 
 
@@ -62,7 +64,7 @@ class Outbox:
     def __init__(self, bounds: Bounds, path: Path | None = None, synchronous: Synchronous = "full") -> None:
         self.dropped = 0
         self.sent_unsaved = 0  # final events handed out before they were on disk
-        self.superseded = 0  # provisional events that something newer replaced
+        self.superseded = 0  # provisional events that were never handed out
         self._bounds = bounds
         self._path = path
         self._synchronous = synchronous
@@ -100,6 +102,8 @@ class Outbox:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         """What was not delivered stays on disk; what is not there is dropped, counted and logged."""
+        self.superseded += len(self._provisional)
+        self._provisional.clear()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close, _CLOSE_S)
         if self._in_delivery is not None:
@@ -153,7 +157,8 @@ class Outbox:
             if self._waiting:
                 wait_s = self._disk_wait_s(self._waiting[0])
                 if wait_s <= 0:
-                    return self._begin_delivery()
+                    self._begin_delivery()
+                    continue
             elif self._provisional:
                 return self._provisional.pop(next(iter(self._provisional)))
             elif self._closed:
@@ -162,7 +167,7 @@ class Outbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
-        return self._in_delivery.event
+        return EmotionEvent.from_json(self._in_delivery.payload)
 
     def delivered(self) -> None:
         """The final event in delivery has reached the broker."""
@@ -183,21 +188,20 @@ class Outbox:
     def _put_final(self, event: EmotionEvent) -> None:
         payload = event.to_json().encode()
         self._last += 1
-        self._append(_Waiting(self._last, event, len(payload), time.monotonic()))
+        self._append(_Waiting(self._last, payload, time.monotonic()))
         if self._writer is not None:
             self._writer.add(Entry(self._last, time.time(), payload))
         self._drop_surplus()
 
     def _append(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
-        self._size += waiting.size
+        self._size += len(waiting.payload)
 
-    def _begin_delivery(self) -> EmotionEvent:
+    def _begin_delivery(self) -> None:
         self._in_delivery = waiting = self._waiting.popleft()
-        self._size -= waiting.size
+        self._size -= len(waiting.payload)
         if self._path is not None and waiting.seq > self._saved:
             self.sent_unsaved += 1
-        return waiting.event
 
     def _disk_wait_s(self, waiting: _Waiting) -> float:
         """How much longer an event waits for the disk."""
@@ -225,7 +229,7 @@ class Outbox:
 
     def _drop_oldest(self) -> None:
         waiting = self._waiting.popleft()
-        self._size -= waiting.size
+        self._size -= len(waiting.payload)
         self._remove(waiting)
 
     def _remove(self, waiting: _Waiting) -> None:
@@ -276,12 +280,12 @@ def _open(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting]
     now, now_monotonic = time.time(), time.monotonic()
     for entry in entries:
         try:
-            event = EmotionEvent.from_json(entry.payload)
+            EmotionEvent.from_json(entry.payload)
         except ValidationError:
             unreadable.append(entry.seq)
-            continue
-        since = now_monotonic - max(0.0, now - entry.accepted_at)
-        found.append(_Waiting(entry.seq, event, len(entry.payload), since))
+        else:
+            since = now_monotonic - max(0.0, now - entry.accepted_at)
+            found.append(_Waiting(entry.seq, entry.payload, since))
     return journal, found, unreadable
 
 

@@ -61,8 +61,8 @@ class PublisherStatus:
     published: int  # events that the broker acknowledged
     dropped: int  # events that waited in vain
     sent_unsaved: int  # events that went out before they were on disk, as that failed or took too long
-    provisional: int  # provisional events that went out
-    superseded: int  # provisional events that did not, as something newer came
+    provisional: int  # provisional events handed to the broker
+    superseded: int  # provisional events that were not, mostly as something newer came
     denied: int  # messages that the broker's access rules refused
     reconnects: int
     rejected: int  # incoming messages that were not understood
@@ -347,9 +347,9 @@ class Publisher:
 
     async def _send_provisional(self, client: Client, event: EmotionEvent) -> None:
         """Once, without acknowledgement: the next event of the utterance says more."""
+        self._provisional += 1
         topic = self._topics.utterance(event.stream)
-        if await self._send(client, Outgoing(topic, event.to_json(), qos=0, expiry_s=self._settings.expiry_s)):
-            self._provisional += 1
+        await self._send(client, Outgoing(topic, event.to_json(), qos=0, expiry_s=self._settings.expiry_s))
 
     async def _send_final(self, client: Client, event: EmotionEvent) -> None:
         topic = self._topics.utterance(event.stream)
