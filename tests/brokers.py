@@ -192,9 +192,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-async def until(condition: Callable[[], bool], complaint: Callable[[], str] = lambda: "") -> None:
+async def until(
+    condition: Callable[[], bool], complaint: Callable[[], str] = lambda: "", patience_s: float = PATIENCE_S
+) -> None:
     """Wait, in an event loop, for what happens elsewhere."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, complaint()
         await asyncio.sleep(0.01)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 EVENTS = 1000
 KILLS = 10  # of each
+LONG_S = 120.0
 
 
 class Gate:
@@ -106,6 +107,7 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield mosquitto
 
 
+@pytest.mark.timeout(900)
 async def test_a_thousand_events_survive_kills_of_broker_and_program(broker: Mosquitto, tmp_path: Path) -> None:
     chance = random.Random(7)
     gate = Gate(broker.port)
@@ -119,7 +121,7 @@ async def test_a_thousand_events_survive_kills_of_broker_and_program(broker: Mos
             chance.shuffle(kills)
             for number, kill in enumerate(kills, start=1):
                 threshold = number * EVENTS // (len(kills) + 1)
-                await until(lambda least=threshold: len(program.accepted) >= least)
+                await until(lambda least=threshold: len(program.accepted) >= least, patience_s=LONG_S)
                 await asyncio.sleep(chance.uniform(0, 0.01))
                 kill()
                 if kill == broker.kill:
@@ -127,9 +129,9 @@ async def test_a_thousand_events_survive_kills_of_broker_and_program(broker: Mos
                     await asyncio.sleep(chance.uniform(0, 0.3))
                     connections = subscriber.connections
                     broker.start()
-                    await until(lambda before=connections: subscriber.connections > before)
+                    await until(lambda before=connections: subscriber.connections > before, patience_s=LONG_S)
                     gate.open()
-            await asyncio.wait_for(running, 120)
+            await asyncio.wait_for(running, LONG_S)
             await subscriber.wait_for("utterance", EVENTS)
     heard = [EmotionEvent.from_json(message.payload) for message in subscriber.heard]
     once = dict.fromkeys(event.event_id for event in heard)
