@@ -11,7 +11,7 @@ from streamer import logs
 from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
 from streamer.events import json_schema
 from streamer.json_lines import OutputError
-from streamer.mqtt.errors import BrokerError
+from streamer.mqtt.errors import BrokerError, OutboxError
 from streamer.service import serve
 from streamer.signals import SourceError
 from streamer.sources.devices import list_devices
@@ -24,7 +24,7 @@ EXIT_CODES = """\
 exit codes:
   0    the source ended, or the stream was stopped by Ctrl-C or SIGTERM
   1    an unexpected failure; the log holds the traceback
-  2    a setting, file, device, model, bundle, broker or output cannot be used; one sentence says why
+  2    a setting, file, device, model, bundle, broker, outbox or output cannot be used; one sentence says why
   130  stopped by a second Ctrl-C, without finishing the utterance in hand
 """
 
@@ -32,6 +32,7 @@ USER_ERRORS = (
     BrokerError,
     BundleError,
     ConfigurationError,
+    OutboxError,
     OutputError,
     PageError,
     SourceError,

@@ -20,6 +20,7 @@ from streamer.loop_lag import LoopLag
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
 from streamer.mqtt.info import Info
+from streamer.mqtt.outbox_path import outbox_path
 from streamer.mqtt.password import read_password
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.said import Said
@@ -97,7 +98,9 @@ async def connected_publisher(settings: StreamSettings) -> AsyncIterator[Publish
             yield None
             return
         password = read_password(settings.mqtt.password_file, os.environ)
-        publisher = await parts.enter_async_context(Publisher(settings.mqtt, address, settings.node, password))
+        outbox = outbox_path(settings.mqtt, settings.node, os.environ)
+        publisher = Publisher(settings.mqtt, address, settings.node, password, outbox)
+        await parts.enter_async_context(publisher)
         await publisher.first_connection()
         yield publisher
 

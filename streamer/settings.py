@@ -149,12 +149,22 @@ class Mqtt(_Section):
     connect_timeout_s: float = Field(10.0, gt=0, le=300, description="longest wait for any answer of the broker")
     flush_s: float = Field(3.0, ge=0, le=300, description="longest time for delivering waiting events when stopped")
     expiry_s: int = Field(60, ge=1, le=86_400, description="MQTT 5: the broker forgets an event after so long")
+    outbox: str = Field(
+        "auto",
+        description="file that keeps undelivered events; auto: telme-live/outbox-<node>.sqlite3 in XDG_STATE_HOME or "
+        "~/.local/state, memory with the embedded broker; none: memory",
+    )
+    outbox_sync: Literal["normal", "full"] = Field(
+        "full", description="full survives a power cut, normal only the end of the program and costs less"
+    )
     queue_max: int = Field(
-        1000,
+        10_000,
         ge=1,
         le=1_000_000,
         description="events waiting for the broker; the oldest is dropped and counted when full",
     )
+    queue_max_mb: int = Field(32, ge=1, le=10_000, description="megabytes of them; likewise")
+    queue_max_age_s: int = Field(86_400, ge=1, le=31_536_000, description="events that waited longer are dropped")
 
     @model_validator(mode="after")
     def _one_broker(self) -> Self:

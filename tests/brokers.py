@@ -129,6 +129,7 @@ class Subscriber:
 
     def __init__(self, port: int, *filters: str, protocol: int = paho.MQTTv5, user: str | None = None) -> None:
         self.heard: list[Heard] = []
+        self.connections = 0
         self._port = port
         self._filters = filters or ("telme/#",)
         self._is_5 = protocol == paho.MQTTv5
@@ -174,6 +175,7 @@ class Subscriber:
         return self.on(topic_end)
 
     def _on_connect(self, client: paho.Client, _: Any, flags: paho.ConnectFlags, *__: Any) -> None:
+        self.connections += 1
         if not flags.session_present:
             client.subscribe([(topic, SubscribeOptions(qos=1) if self._is_5 else 1) for topic in self._filters])
 
@@ -190,9 +192,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-async def until(condition: Callable[[], bool], complaint: Callable[[], str] = lambda: "") -> None:
+async def until(
+    condition: Callable[[], bool], complaint: Callable[[], str] = lambda: "", patience_s: float = PATIENCE_S
+) -> None:
     """Wait, in an event loop, for what happens elsewhere."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, complaint()
         await asyncio.sleep(0.01)

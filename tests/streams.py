@@ -42,9 +42,9 @@ def command(*flags: str | Path) -> list[str]:
 
 
 def environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
-    """Without the settings that a developer may have in the environment."""
+    """Without the settings and the undelivered events that a developer may have."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("TELME_")}
-    return {**own, "HF_HUB_OFFLINE": "1", **extra}
+    return {**own, "HF_HUB_OFFLINE": "1", "TELME_MQTT__OUTBOX": "none", **extra}
 
 
 def run(*flags: str | Path, asr: str = ASR) -> Ended:

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from aiomqtt import ProtocolVersion
 from brokers import Mosquitto, Subscriber, program, running_mosquitto, until
 from emotion_events import INFO, emotion_event
 
@@ -21,7 +23,7 @@ from streamer.mqtt.embedded import EmbeddedBroker
 from streamer.mqtt.errors import BrokerError
 from streamer.mqtt.info import Info
 from streamer.mqtt.password import read_password
-from streamer.mqtt.publisher import Publisher
+from streamer.mqtt.publisher import Publisher, _full_jitter_s
 from streamer.settings import Mqtt
 
 QUICK = Mqtt(connect_timeout_s=2)
@@ -81,15 +83,22 @@ async def test_who_comes_later_gets_state_info_and_availability_but_no_old_label
             assert Info.model_validate_json(late.on("/info")[0].payload) == INFO
 
 
-async def test_provisional_events_do_not_become_the_state(mosquitto: Mosquitto) -> None:
+async def test_provisional_events_go_out_unacknowledged_and_do_not_become_the_state(mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port) as subscriber:
         async with online(mosquitto.url) as connected:
             connected.publish(emotion_event(1, phase="provisional"))
+            await subscriber.wait_for("/main/utterance")
             connected.publish(emotion_event(1))
-            connected.publish(emotion_event(2, phase="provisional"))
-            await subscriber.wait_for("/main/utterance", 3)
             await subscriber.wait_for("/main/arousal")
+            connected.publish(emotion_event(2, phase="provisional"))
+            connected.publish(emotion_event(3, phase="provisional"))
+            await subscriber.wait_for("/main/utterance", 3)
+            status = connected.status()
+    heard = subscriber.on("/main/utterance")
+    assert [(message.qos, message.retain) for message in heard] == [(0, False), (1, False), (0, False)]
+    assert ids([message.payload for message in heard]) == ["event-1", "event-1", "event-3"]
     assert payloads(subscriber, "/main/state") == [emotion_event(1).to_json()]
+    assert (status.published, status.provisional, status.superseded, status.dropped) == (1, 2, 1, 0)
 
 
 async def test_mqtt_5_properties(mosquitto: Mosquitto) -> None:
@@ -152,7 +161,7 @@ CHILD = """
 import asyncio, sys
 from emotion_events import INFO
 from streamer.mqtt.address import Address
-from streamer.mqtt.publisher import Publisher
+from streamer.mqtt.publisher import Publisher, _full_jitter_s
 from streamer.settings import Mqtt
 
 async def main():
@@ -322,11 +331,77 @@ async def test_stopping_is_bounded_when_the_broker_is_gone(
     assert "undelivered" in caplog.text
 
 
-async def test_a_second_program_of_the_same_name_is_noticed(
-    mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("protocol", [ProtocolVersion.V5, ProtocolVersion.V311])
+async def test_of_two_programs_with_one_name_the_later_one_stays_and_the_other_ends_and_says_so(
+    mosquitto: Mosquitto, protocol: ProtocolVersion
 ) -> None:
-    async with online(mosquitto.url), online(mosquitto.url):
-        await until(lambda: "does another program use the node name 'robot'" in caplog.text)
+    first, second = publisher(mosquitto.url), publisher(mosquitto.url)
+    first._protocol = second._protocol = protocol
+    with Subscriber(mosquitto.port) as subscriber:
+        with pytest.raises(BrokerError, match=r"uses the node name 'robot'.*give each program its own --node"):  # noqa: PT012 - raised on leaving, too
+            async with first:
+                first.ready(INFO)
+                await subscriber.wait_for("/availability")
+                async with second:
+                    second.ready(INFO.model_copy(update={"started_at": datetime.now(UTC)}))
+                    with pytest.raises(BrokerError):
+                        await first.failure()
+                    second.publish(emotion_event(1))
+                    await subscriber.wait_for("/main/arousal")
+                    assert second.status().reconnects <= 2
+                    assert payloads(subscriber, "/availability")[-1] == "online"
+        await subscriber.wait_for("/main/state")
+    assert payloads(subscriber, "/availability")[-1] == "stopped"
+
+
+async def test_a_predecessor_whose_clock_was_ahead_keeps_nobody_out(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port) as subscriber:
+        ahead = INFO.model_copy(update={"started_at": datetime.now(UTC) + timedelta(days=1)})
+        async with publisher(mosquitto.url) as predecessor:
+            predecessor.ready(ahead)
+            await subscriber.wait_for("/availability")
+        async with online(mosquitto.url) as connected:
+            connected.publish(emotion_event(1))
+            await until(lambda: connected.status().published == 1)
+
+
+@pytest.mark.parametrize("failures", range(0, 12, 3))
+def test_pauses_before_reconnecting_lie_anywhere_below_a_bound_that_doubles(failures: int) -> None:
+    bound = min(30.0, 0.25 * 2**failures)
+    pauses = [_full_jitter_s(failures) for _ in range(500)]
+    assert 0 <= min(pauses) < 0.1 * bound
+    assert 0.9 * bound < max(pauses) <= bound
+
+
+def test_pauses_stay_bounded_however_often_connecting_fails() -> None:
+    assert _full_jitter_s(10**9) <= 30
+
+
+async def test_nothing_is_said_before_the_broker_has_accepted() -> None:
+    """The first connection only asks for the protocol; the second one gets no CONNACK."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(heard)
+        heard.append(b"")
+        if number == 0:
+            writer.write(bytes([0x20, 3, 0, 0, 0]))  # CONNACK of MQTT 5: success, no properties
+        while data := await reader.read(65_536):
+            heard[number] += data
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        waiting = publisher(f"mqtt://127.0.0.1:{port}", Mqtt(connect_timeout_s=1))
+        waiting.ready(INFO)
+        waiting.publish(emotion_event(1))
+        with pytest.raises(BrokerError, match="cannot connect"):
+            async with waiting:
+                await waiting.first_connection()
+    kind, length = heard[1][:2]
+    assert kind == 0x10  # CONNECT, with the last will in it
+    assert b"offline" in heard[1]
+    assert heard[1][2 + length :] in (b"", bytes([0xE0, 0]))  # DISCONNECT
 
 
 # What a user can mend: one sentence each.
@@ -350,6 +425,17 @@ async def test_a_wrong_password_is_refused_for_good(guarded: Mosquitto) -> None:
     assert "wrong" not in str(refusal.value)
     with pytest.raises(BrokerError):
         await refused.failure()
+
+
+async def test_a_password_that_is_changed_later_is_final_too(guarded: Mosquitto, tmp_path: Path) -> None:
+    with pytest.raises(BrokerError, match=r"refuses the .*TELME_MQTT_PASSWORD"):  # noqa: PT012 - raised on leaving
+        async with publisher(guarded.url.replace("//", "//alice@"), password="secret") as connected:
+            await connected.first_connection()
+            guarded.kill()
+            change = ("-b", tmp_path / "passwords", "alice", "other")
+            await (await asyncio.create_subprocess_exec(program("mosquitto_passwd"), *change)).wait()
+            guarded.start()
+            await connected.failure()
 
 
 async def test_no_password_is_refused_for_good(guarded: Mosquitto) -> None:
@@ -455,6 +541,7 @@ async def test_an_encrypted_connection(encrypted: Mosquitto, authority: Path) ->
     [
         ("other", "client", "CERTIFICATE_VERIFY_FAILED"),
         ("ca", None, "cannot connect"),
+        ("ca", "other", "cannot connect"),
         ("missing", None, "mqtt.ca_file .*missing.pem"),
         ("ca", "missing", "mqtt.cert_file .*missing.pem"),
     ],
@@ -465,6 +552,13 @@ async def test_an_encrypted_connection_that_cannot_be(
     url = encrypted.url.replace("mqtt:", "mqtts:")
     with pytest.raises(BrokerError, match=says):
         async with publisher(url, tls_settings(url, authority, ca, client)) as unconnected:
+            await unconnected.first_connection()
+
+
+async def test_a_certificate_for_another_host_is_not_trusted(encrypted: Mosquitto, authority: Path) -> None:
+    url = encrypted.url.replace("mqtt:", "mqtts:").replace("127.0.0.1", "localhost")
+    with pytest.raises(BrokerError, match="CERTIFICATE_VERIFY_FAILED"):
+        async with publisher(url, tls_settings(url, authority)) as unconnected:
             await unconnected.first_connection()
 
 

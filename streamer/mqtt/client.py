@@ -15,6 +15,7 @@ from streamer.mqtt.errors import DeniedError
 from streamer.mqtt.message import Outgoing
 
 UNSUPPORTED_PROTOCOL = 132
+SESSION_TAKEN_OVER = 142
 
 
 class Client(aiomqtt.Client):

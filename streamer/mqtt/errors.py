@@ -5,5 +5,9 @@ class BrokerError(Exception):
     """The broker cannot be used; the message is one sentence for the person who started the program."""
 
 
+class OutboxError(Exception):
+    """The file for undelivered events cannot be used; the message is one sentence, as above."""
+
+
 class DeniedError(Exception):
     """The broker took a message and told that it does not pass it on: its access rules forbid the topic."""

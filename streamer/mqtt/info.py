@@ -1,10 +1,11 @@
 """What a node says about itself, retained, to whoever subscribes."""
 
+from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from streamer.events import SCHEMA, BundleId
+from streamer.events import SCHEMA, BundleId, Moment
 
 
 class Info(BaseModel):
@@ -18,3 +19,21 @@ class Info(BaseModel):
     bundle: BundleId
     labels: tuple[str, ...] = Field(description="every emotion an event can name")
     streams: tuple[str, ...]
+    started_at: Moment = Field(
+        default_factory=lambda: datetime.now(UTC),
+        description="tells apart two programs that use one node name: the later one keeps it",
+    )
+
+
+class _Started(BaseModel):
+    """What of an info any version can read."""
+
+    started_at: AwareDatetime
+
+
+def started_at(payload: bytes) -> datetime | None:
+    """When the program that sent an info was started; None where that cannot be read."""
+    try:
+        return _Started.model_validate_json(payload).started_at
+    except ValidationError:
+        return None

@@ -1,51 +1,179 @@
 """Events that wait for the broker."""
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
+import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from pydantic import ValidationError
 
 from streamer.events import EmotionEvent
+from streamer.mqtt.journal import Entry, Journal, Synchronous, open_journal
+from streamer.mqtt.journal_writer import JournalWriter
+
+_DISK_PATIENCE_S = 1.0  # a disk that takes longer does not hold an event up
+_CLOSE_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Of final events that wait, apart from the one in delivery. size: bytes of their JSON."""
+
+    events: int
+    size: int
+    age_s: float
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """payload: the event as JSON, which takes a fraction of the object's memory.
+
+    since: on the monotonic clock, which no correction of the wall clock makes jump.
+    """
+
+    seq: int
+    payload: bytes
+    since: float
+
+
 class Outbox:
-    """Holds events in memory, in order, until they are delivered: at most `size`, the oldest gives way.
+    """Holds final events, in order, until they are delivered; with a `path` also on disk, over the end of the program.
+
+        async with Outbox(bounds, path) as outbox:
+            outbox.put(event)
+            event = await outbox.first()
+            outbox.delivered()
+
+    An event is handed out when it is on disk; a disk that fails or takes more than a second holds nothing up, it is
+    told of, counted, and tried again. When a bound is reached the oldest event gives way, counted and logged.
+    Of provisional events the newest of each stream waits, in memory, while no final event does and none of its own
+    utterance comes.
 
     For one event loop. An event handed out by `first` is in delivery and gives way no more.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, bounds: Bounds, path: Path | None = None, synchronous: Synchronous = "full") -> None:
         self.dropped = 0
-        self._size = size
-        self._waiting: deque[EmotionEvent] = deque()
-        self._in_delivery: EmotionEvent | None = None
+        self.sent_unsaved = 0  # final events handed out before they were on disk
+        self.superseded = 0  # provisional events that were never handed out
+        self._bounds = bounds
+        self._path = path
+        self._synchronous = synchronous
+        self._writer: JournalWriter | None = None
+        self._disk_fails = False
+        self._saved = 0  # the highest `seq` on disk
+        self._last = 0  # the highest `seq` there is
+        self._waiting: deque[_Waiting] = deque()
+        self._size = 0
+        self._in_delivery: _Waiting | None = None
+        self._provisional: dict[str, EmotionEvent] = {}  # by stream
         self._closed = False
+        self._given_up = False
         self._changed = asyncio.Event()
 
+    async def __aenter__(self) -> Self:
+        """Takes up what an earlier program left. Raises OutboxError when the file cannot be used."""
+        if self._path is None:
+            return self
+        try:
+            journal, found, unreadable = await asyncio.to_thread(_open, self._path, self._synchronous)
+        except (sqlite3.Error, OSError) as error:
+            self._failed(str(error))
+            return self
+        loop = asyncio.get_running_loop()
+        self._writer = JournalWriter(
+            journal,
+            written=lambda seq: _call(loop, self._written, seq),
+            failed=lambda reason: _call(loop, self._failed, reason),
+        )
+        self._take_up(found, unreadable)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """What was not delivered stays on disk; what is not there is dropped, counted and logged."""
+        self.superseded += len(self._provisional)
+        self._provisional.clear()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close, _CLOSE_S)
+        if self._in_delivery is not None:
+            self._waiting.appendleft(self._in_delivery)
+            self._in_delivery = None
+        left = len(self._waiting)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.seq <= self._saved)
+        if self._waiting:
+            log.info("%d undelivered event(s) stay in %s for the next start", len(self._waiting), self._path)
+        if lost := left - len(self._waiting):
+            self._count_dropped(lost, "the program stops")
+
     def __len__(self) -> int:
+        """Final events that are not delivered."""
         return len(self._waiting) + (self._in_delivery is not None)
 
+    @property
+    def unsaved(self) -> int:
+        """How many of these are not on disk, though they should be."""
+        return 0 if self._path is None else min(len(self), self._last - self._saved)
+
+    @property
+    def storage(self) -> Literal["disk", "memory", "failing"]:
+        """Where events wait; `failing` is a disk that should keep them and does not."""
+        if self._disk_fails:
+            return "failing"
+        return "memory" if self._writer is None else "disk"
+
     def put(self, event: EmotionEvent) -> None:
-        if len(self._waiting) >= self._size:
-            self._drop(1, f"more than {self._size} events wait for the broker")
-        self._waiting.append(event)
+        """Never waits."""
+        before = self._provisional.get(event.stream)
+        if before is not None and (event.phase == "provisional" or event.utterance == before.utterance):
+            del self._provisional[event.stream]
+            self.superseded += 1
+        if event.phase == "provisional":
+            self._provisional[event.stream] = event
+        else:
+            self._put_final(event)
         self._changed.set()
 
     async def first(self) -> EmotionEvent | None:
-        """The oldest event, the same one until it is `delivered`; None once the outbox is closed and empty."""
+        """The oldest final event, the same one until it is `delivered`; if none waits, a provisional one, just once.
+
+        None once the outbox is closed and empty, or given up.
+        """
         while self._in_delivery is None:
+            self._drop_outdated()
+            wait_s: float | None = None
+            if self._given_up:
+                return None
             if self._waiting:
-                self._in_delivery = self._waiting.popleft()
+                wait_s = self._disk_wait_s(self._waiting[0])
+                if wait_s <= 0:
+                    self._begin_delivery()
+                    continue
+            elif self._provisional:
+                return self._provisional.pop(next(iter(self._provisional)))
             elif self._closed:
                 return None
-            else:
-                self._changed.clear()
-                await self._changed.wait()
-        return self._in_delivery
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+        return EmotionEvent.from_json(self._in_delivery.payload)
 
     def delivered(self) -> None:
-        self._in_delivery = None
+        """The final event in delivery has reached the broker."""
+        if self._in_delivery is not None:
+            self._remove(self._in_delivery)
+            self._in_delivery = None
 
     def close(self) -> None:
         """No event comes any more."""
@@ -53,19 +181,115 @@ class Outbox:
         self._changed.set()
 
     def give_up(self) -> None:
-        """Drop, count and log all that is not in delivery."""
-        if self._waiting:
-            self._drop(len(self._waiting), "the program stops")
+        """Hand out nothing more but what is in delivery."""
+        self._given_up = True
+        self._changed.set()
 
-    def give_up_delivery(self) -> None:
-        """Drop, count and log the event in delivery too: whether the broker has it is not known."""
-        if self._in_delivery is not None:
-            self._waiting.appendleft(self._in_delivery)
-            self._in_delivery = None
-            self.give_up()
+    def _put_final(self, event: EmotionEvent) -> None:
+        payload = event.to_json().encode()
+        self._last += 1
+        self._append(_Waiting(self._last, payload, time.monotonic()))
+        if self._writer is not None:
+            self._writer.add(Entry(self._last, time.time(), payload))
+        self._drop_surplus()
 
-    def _drop(self, count: int, reason: str) -> None:
-        for _ in range(count):
-            self._waiting.popleft()
+    def _append(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._size += len(waiting.payload)
+
+    def _begin_delivery(self) -> None:
+        self._in_delivery = waiting = self._waiting.popleft()
+        self._size -= len(waiting.payload)
+        if self._path is not None and waiting.seq > self._saved:
+            self.sent_unsaved += 1
+
+    def _disk_wait_s(self, waiting: _Waiting) -> float:
+        """How much longer an event waits for the disk."""
+        if self._writer is None or self._disk_fails or waiting.seq <= self._saved:
+            return 0.0
+        return waiting.since + _DISK_PATIENCE_S - time.monotonic()
+
+    def _drop_surplus(self) -> None:
+        count = 0
+        while self._waiting and (len(self._waiting) > self._bounds.events or self._size > self._bounds.size):
+            self._drop_oldest()
+            count += 1
+        if count:
+            bounds = f"{self._bounds.events} events or {self._bounds.size / 1e6:g} MB"
+            self._count_dropped(count, f"more than {bounds} wait for the broker")
+
+    def _drop_outdated(self) -> None:
+        count = 0
+        oldest = time.monotonic() - self._bounds.age_s
+        while self._waiting and self._waiting[0].since < oldest:
+            self._drop_oldest()
+            count += 1
+        if count:
+            self._count_dropped(count, f"they waited for the broker for more than {self._bounds.age_s:g} s")
+
+    def _drop_oldest(self) -> None:
+        waiting = self._waiting.popleft()
+        self._size -= len(waiting.payload)
+        self._remove(waiting)
+
+    def _remove(self, waiting: _Waiting) -> None:
+        if self._writer is not None:
+            self._writer.remove(waiting.seq)
+
+    def _count_dropped(self, count: int, reason: str) -> None:
         self.dropped += count
         log.warning("dropped %d undelivered event(s): %s", count, reason)
+
+    def _take_up(self, found: list[_Waiting], unreadable: list[int]) -> None:
+        for waiting in found:
+            self._append(waiting)
+        self._saved = self._last = max([*(waiting.seq for waiting in found), *unreadable], default=0)
+        if self._writer is not None:
+            for seq in unreadable:
+                self._writer.remove(seq)
+        if unreadable:
+            self._count_dropped(len(unreadable), f"this version cannot read what {self._path} holds of them")
+        self._drop_surplus()
+        self._drop_outdated()
+        if self._waiting:
+            log.info("took up %d undelivered event(s) from %s", len(self._waiting), self._path)
+
+    def _written(self, seq: int) -> None:
+        if self._disk_fails:
+            log.warning("the outbox %s can be written again", self._path)
+        self._disk_fails = False
+        self._saved = max(self._saved, seq)
+        self._changed.set()
+
+    def _failed(self, reason: str) -> None:
+        if not self._disk_fails:
+            log.error("cannot write the outbox %s (%s): new events wait in memory only", self._path, reason)
+        self._disk_fails = True
+        self._changed.set()
+
+
+def _open(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting], list[int]]:
+    """The journal, its events, and the `seq` of entries that are none. Blocks."""
+    journal = open_journal(path, synchronous)
+    try:
+        entries = journal.entries()
+    except sqlite3.Error:
+        journal.close()
+        raise
+    found, unreadable = [], []
+    now, now_monotonic = time.time(), time.monotonic()
+    for entry in entries:
+        try:
+            EmotionEvent.from_json(entry.payload)
+        except ValidationError:
+            unreadable.append(entry.seq)
+        else:
+            since = now_monotonic - max(0.0, now - entry.accepted_at)
+            found.append(_Waiting(entry.seq, entry.payload, since))
+    return journal, found, unreadable
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """From the writer's thread. A loop that was closed before a slow disk answered hears of nothing."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)

@@ -4,26 +4,27 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Literal, NoReturn, Self
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
-from aiomqtt.exceptions import MqttConnectError
+from aiomqtt.exceptions import MqttCodeError, MqttConnectError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from pydantic import ValidationError
 
 from streamer.events import EmotionEvent
 from streamer.mqtt.address import Address
-from streamer.mqtt.client import UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
+from streamer.mqtt.client import SESSION_TAKEN_OVER, UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
 from streamer.mqtt.errors import BrokerError, DeniedError
-from streamer.mqtt.info import Info
+from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
-from streamer.mqtt.outbox import Outbox
+from streamer.mqtt.outbox import Bounds, Outbox
 from streamer.mqtt.requests import MAX_BYTES, Handler, Request, Responder, first_complaint
 from streamer.mqtt.said import Said
 from streamer.mqtt.tls import tls_context
@@ -51,12 +52,17 @@ _REFUSED_FOR_GOOD = {
 
 @dataclass(frozen=True)
 class PublisherStatus:
-    """Counted since the start, save `connected` and `waiting`."""
+    """Counted since the start, save the first four. Events are final ones, where not said."""
 
     connected: bool
+    outbox: Literal["disk", "memory", "failing"]  # where events wait; failing: a disk that does not keep them
     waiting: int  # events not yet delivered
+    unsaved: int  # of these, those not on disk, where they should be
     published: int  # events that the broker acknowledged
     dropped: int  # events that waited in vain
+    sent_unsaved: int  # events that went out before they were on disk, as that failed or took too long
+    provisional: int  # provisional events handed to the broker
+    superseded: int  # provisional events that were not, mostly as something newer came
     denied: int  # messages that the broker's access rules refused
     reconnects: int
     rejected: int  # incoming messages that were not understood
@@ -65,16 +71,24 @@ class PublisherStatus:
 class Publisher:
     """Publishes the events of one node and answers its requests, over a connection that it keeps.
 
-        async with Publisher(settings.mqtt, address, node, password) as publisher:
+        async with Publisher(settings.mqtt, address, node, password, outbox) as publisher:
             await publisher.first_connection()
             publisher.ready(info)
             publisher.publish(event)
 
     Leaving delivers what waits, for at most `flush_s`, and ends availability with `stopped`, or with `offline`
-    when an error leads out. To be used in one event loop.
+    when an error leads out. What then still waits stays in the file `outbox` for the next publisher, or is dropped
+    and counted where that is None. To be used in one event loop.
     """
 
-    def __init__(self, settings: Mqtt, address: Address, node: str, password: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mqtt,
+        address: Address,
+        node: str,
+        password: str | None = None,
+        outbox: Path | None = None,
+    ) -> None:
         self._settings = settings
         self._address = address
         self._topics = Topics(node)
@@ -83,7 +97,8 @@ class Publisher:
         self._tls: ssl.SSLContext | None = None
 
         self._info: Info | None = None
-        self._outbox = Outbox(settings.queue_max)
+        bounds = Bounds(settings.queue_max, settings.queue_max_mb * 1_000_000, settings.queue_max_age_s)
+        self._outbox = Outbox(bounds, outbox, settings.outbox_sync)
         self._latest: dict[str, EmotionEvent] = {}  # the last final event delivered, by stream
         self._behind: set[str] = set()  # streams whose state and label on the broker are not the latest
         self._last_word = "stopped"
@@ -98,11 +113,14 @@ class Publisher:
         self._may_begin = asyncio.Event()
         self._connected = False
         self._published = 0
+        self._provisional = 0
         self._denied = 0
         self._reconnects = 0
         self._rejected = 0
 
     async def __aenter__(self) -> Self:
+        """Raises OutboxError when the file for undelivered events cannot be used."""
+        await self._outbox.__aenter__()
         self._keeping = asyncio.create_task(self._run(), name="mqtt")
         return self
 
@@ -118,7 +136,7 @@ class Publisher:
         await asyncio.wait({self._keeping}, timeout=_LAST_WORD_S)
         self._keeping.cancel()
         (outcome,) = await asyncio.gather(self._keeping, return_exceptions=True)
-        self._outbox.give_up_delivery()
+        await self._outbox.__aexit__(exc_type, exc, tb)
         if isinstance(outcome, Exception) and exc is None:
             raise outcome
 
@@ -128,7 +146,10 @@ class Publisher:
         self._may_begin.set()
 
     def publish(self, event: EmotionEvent) -> None:
-        """Hand over an event. Never waits: when too many wait for the broker, the oldest is dropped and counted."""
+        """Hand over an event. Never waits: when too many wait for the broker, the oldest is dropped and counted.
+
+        Final events arrive at least once, in order; of provisional ones what a newer event replaces is left out.
+        """
         self._outbox.put(event)
 
     def on_request(self, verb: str, handler: Handler) -> None:
@@ -157,9 +178,14 @@ class Publisher:
     def status(self) -> PublisherStatus:
         return PublisherStatus(
             connected=self._connected,
+            outbox=self._outbox.storage,
             waiting=len(self._outbox),
+            unsaved=self._outbox.unsaved,
             published=self._published,
             dropped=self._outbox.dropped,
+            sent_unsaved=self._outbox.sent_unsaved,
+            provisional=self._provisional,
+            superseded=self._outbox.superseded,
             denied=self._denied,
             reconnects=self._reconnects,
             rejected=self._rejected + self._responder.rejected,
@@ -259,6 +285,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         began = loop.time()
         ended = False
+        errors: list[Exception] = []
         try:
             # A publish alone learns of a lost connection by its time-out; receiving learns at once, and its
             # error ends the group, so that what was not acknowledged goes out over the next connection.
@@ -268,15 +295,30 @@ class Publisher:
                 ended = True
                 for task in others:
                     task.cancel()
-        except* aiomqtt.MqttError as lost:
-            self._connection_lost(lost.exceptions[0], loop.time() - began)
+        except* (aiomqtt.MqttError, BrokerError) as group:
+            errors.extend(group.exceptions)
+        if errors:
+            self._connection_lost(errors, loop.time() - began)
         return ended
 
-    def _connection_lost(self, error: BaseException, held_s: float) -> None:
-        log.warning("lost the connection to %s: %s", self._address, error.__cause__ or error)
+    def _connection_lost(self, errors: Sequence[Exception], held_s: float) -> None:
+        for error in errors:
+            if isinstance(error, BrokerError):
+                raise error
+        causes = [error.__cause__ for error in errors]
+        if any(isinstance(cause, MqttCodeError) and reason_code(cause.rc) == SESSION_TAKEN_OVER for cause in causes):
+            raise BrokerError(self._taken_over())
+        log.warning("lost the connection to %s: %s", self._address, causes[0] or errors[0])
         if held_s < _STEADY_S:
             # Brokers keep one connection of a name and close the older one, many without telling why.
             log.warning("it held %.1f s only: does another program use the node name %r?", held_s, self._topics.node)
+
+    def _taken_over(self) -> str:
+        """To take the name back would begin a quarrel without end."""
+        return (
+            f"another program that was started later uses the node name {self._topics.node!r} at {self._address}: "
+            "end it, or give each program its own --node"
+        )
 
     async def _deliver(self, client: Client) -> None:
         """Say who is there, deliver events in order, and say the last word."""
@@ -284,11 +326,15 @@ class Publisher:
         if self._info is not None:
             await self._say_hello(client, self._info)
         while (event := await self._outbox.first()) is not None:
-            await self._send_event(client, event)
+            if event.phase == "final":
+                await self._send_final(client, event)
+            else:
+                await self._send_provisional(client, event)
         await self._send(client, self._availability(self._last_word))
 
     async def _say_hello(self, client: Client, info: Info) -> None:
-        granted = await client.subscribe([(self._topics.dialogue_add, 1), (self._topics.requests, 1)])
+        heard = (self._topics.dialogue_add, self._topics.requests, self._topics.info)
+        granted = await client.subscribe([(topic, 1) for topic in heard])
         if any(getattr(code, "value", code) >= 128 for code in granted):
             log.warning("the broker does not let us hear requests on %s: %s", self._topics.root, granted)
         await self._send(client, Outgoing(self._topics.info, info.model_dump_json(), retain=True))
@@ -299,14 +345,19 @@ class Publisher:
     def _availability(self, word: str) -> Outgoing:
         return Outgoing(self._topics.availability, word, retain=True, content_type=TEXT)
 
-    async def _send_event(self, client: Client, event: EmotionEvent) -> None:
+    async def _send_provisional(self, client: Client, event: EmotionEvent) -> None:
+        """Once, without acknowledgement: the next event of the utterance says more."""
+        self._provisional += 1
+        topic = self._topics.utterance(event.stream)
+        await self._send(client, Outgoing(topic, event.to_json(), qos=0, expiry_s=self._settings.expiry_s))
+
+    async def _send_final(self, client: Client, event: EmotionEvent) -> None:
         topic = self._topics.utterance(event.stream)
         if await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s)):
             self._published += 1
         self._outbox.delivered()
-        if event.phase == "final":
-            self._latest[event.stream] = event
-            self._behind.add(event.stream)
+        self._latest[event.stream] = event
+        self._behind.add(event.stream)
         if len(self._outbox) == 0:
             # After an outage the state jumps to the last event: robots do not act out what is long over.
             for stream in sorted(self._behind):
@@ -345,12 +396,23 @@ class Publisher:
         async for message in client.messages:
             payload = message.payload if isinstance(message.payload, bytes) else b""
             topic = message.topic.value
-            if message.retain:
+            if topic == self._topics.info:
+                self._check_alone(payload)
+            elif message.retain:
                 self._reject(topic, "retained messages are not acted upon: they are old")
             elif topic == self._topics.dialogue_add:
                 self._take_said(payload)
             elif (verb := self._topics.verb(topic)) is not None:
                 self._take_request(_request(verb, payload, message.properties))
+
+    def _check_alone(self, payload: bytes) -> None:
+        """Raises BrokerError when a program that was started later used our name while we were not connected.
+
+        Not at the first connection: what is retained then can be of our predecessor, by a clock that was ahead.
+        """
+        started = started_at(payload)
+        if self._reconnects and self._info is not None and started is not None and started > self._info.started_at:
+            raise BrokerError(self._taken_over())
 
     def _take_said(self, payload: bytes) -> None:
         if len(payload) > MAX_BYTES:
