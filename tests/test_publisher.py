@@ -81,15 +81,27 @@ async def test_who_comes_later_gets_state_info_and_availability_but_no_old_label
             assert Info.model_validate_json(late.on("/info")[0].payload) == INFO
 
 
-async def test_provisional_events_do_not_become_the_state(mosquitto: Mosquitto) -> None:
+async def test_provisional_events_have_a_topic_of_their_own_and_do_not_become_the_state(mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port) as subscriber:
         async with online(mosquitto.url) as connected:
             connected.publish(emotion_event(1, phase="provisional"))
             connected.publish(emotion_event(1))
             connected.publish(emotion_event(2, phase="provisional"))
-            await subscriber.wait_for("/main/utterance", 3)
+            early = await subscriber.wait_for("/main/provisional", 2)
             await subscriber.wait_for("/main/arousal")
+    assert ids([heard.payload for heard in early]) == ["event-1", "event-2"]
+    assert {(heard.qos, heard.retain) for heard in early} == {(0, False)}
+    assert payloads(subscriber, "/main/utterance") == [emotion_event(1).to_json()]
     assert payloads(subscriber, "/main/state") == [emotion_event(1).to_json()]
+
+
+async def test_provisional_events_do_not_wait_for_a_broker_that_is_away(mosquitto: Mosquitto) -> None:
+    async with online(mosquitto.url) as connected:
+        await until(lambda: connected.status().connected)
+        mosquitto.kill()
+        await until(lambda: not connected.status().connected)
+        connected.publish(emotion_event(1, phase="provisional"))
+        assert (connected.status().skipped, connected.status().waiting) == (1, 0)
 
 
 async def test_mqtt_5_properties(mosquitto: Mosquitto) -> None:

@@ -57,6 +57,7 @@ class PublisherStatus:
     waiting: int  # events not yet delivered
     published: int  # events that the broker acknowledged
     dropped: int  # events that waited in vain
+    skipped: int  # provisional events that came while the broker was away
     denied: int  # messages that the broker's access rules refused
     reconnects: int
     rejected: int  # incoming messages that were not understood
@@ -91,13 +92,14 @@ class Publisher:
         self._on_said: Callable[[Said], None] | None = None
         self._responder = Responder(self._topics)
         self._requests: asyncio.Queue[Request] = asyncio.Queue(_WAITING_MAX)
-        self._responses: asyncio.Queue[Outgoing] = asyncio.Queue(_WAITING_MAX)
+        self._responses: asyncio.Queue[Outgoing] = asyncio.Queue(_WAITING_MAX)  # and provisional events
 
         self._keeping: asyncio.Task[None]
         self._connected_once = asyncio.Event()
         self._may_begin = asyncio.Event()
         self._connected = False
         self._published = 0
+        self._skipped = 0
         self._denied = 0
         self._reconnects = 0
         self._rejected = 0
@@ -128,8 +130,17 @@ class Publisher:
         self._may_begin.set()
 
     def publish(self, event: EmotionEvent) -> None:
-        """Hand over an event. Never waits: when too many wait for the broker, the oldest is dropped and counted."""
-        self._outbox.put(event)
+        """Hand over an event. Never waits: when too many wait for the broker, the oldest is dropped and counted.
+
+        Provisional events go out at once or never: the next one, or the final event, says more.
+        """
+        if event.phase == "final":
+            self._outbox.put(event)
+        elif self._connected and not self._responses.full():
+            topic = self._topics.provisional(event.stream)
+            self._responses.put_nowait(Outgoing(topic, event.to_json(), qos=0, expiry_s=self._settings.expiry_s))
+        else:
+            self._skipped += 1
 
     def on_request(self, verb: str, handler: Handler) -> None:
         """Meet `telme/<node>/request/<verb>` with `handler`. Requests are met one after the other."""
@@ -160,6 +171,7 @@ class Publisher:
             waiting=len(self._outbox),
             published=self._published,
             dropped=self._outbox.dropped,
+            skipped=self._skipped,
             denied=self._denied,
             reconnects=self._reconnects,
             rejected=self._rejected + self._responder.rejected,
@@ -304,9 +316,8 @@ class Publisher:
         if await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s)):
             self._published += 1
         self._outbox.delivered()
-        if event.phase == "final":
-            self._latest[event.stream] = event
-            self._behind.add(event.stream)
+        self._latest[event.stream] = event
+        self._behind.add(event.stream)
         if len(self._outbox) == 0:
             # After an outage the state jumps to the last event: robots do not act out what is long over.
             for stream in sorted(self._behind):
