@@ -71,6 +71,12 @@ class Counters:
         """Utterances that were cut and have not ended yet."""
         return self.utterances - self.events - self.dropped_utterances - self.failed_utterances
 
+    @property
+    def pending_drafts(self) -> int:
+        """Drafts that were made and have not ended yet."""
+        ended = self.provisional_events + self.dropped_drafts + self.overtaken_drafts + self.failed_drafts
+        return self.drafts - ended
+
 
 class Pipeline:
     """One stream of conversation, from an open source to events.
