@@ -147,8 +147,7 @@ class Patient:
     async def audio(self) -> AsyncIterator[AudioChunk]:
         async for chunk in self._source.audio():
             yield chunk
-            while self.counts.pending or self.counts.pending_drafts:
-                await asyncio.sleep(0.001)
+            await until(lambda: not self.counts.pending and not self.counts.pending_drafts)
 
 
 async def run_patiently(

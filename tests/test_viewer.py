@@ -228,14 +228,18 @@ async def test_what_was_said_is_text_not_html(tab: Page, live_page: LivePage) ->
 
 
 async def test_a_revision_replaces_its_turn(tab: Page, live_page: LivePage) -> None:
-    live_page.publish(event(1, "Dogs", phase="provisional", event_id="first"))
+    live_page.publish(event(1, None, phase="provisional", event_id="first"))
+    await expect(tab.locator("#said")).to_have_text("…")
+    await expect(tab.locator("#turns li.perhaps")).to_have_count(1)
     live_page.publish(event(1, "Dogs are sitting", event_id="second"))
     await expect(tab.locator("#said")).to_have_text("Dogs are sitting")
     await expect(tab.locator("#turns li")).to_have_count(1)
+    await expect(tab.locator(".perhaps, .past")).to_have_count(0)
 
 
 async def test_whoever_comes_late_sees_the_recent_events_once(browser: Browser, live_page: LivePage) -> None:
     for number in range(60):
+        live_page.publish(event(number, phase="provisional", event_id=f"perhaps-{number}"))
         live_page.publish(event(number))
     late = await browser.new_page()
     await late.goto(live_page.url)
