@@ -177,6 +177,7 @@ def content(event: EmotionEvent) -> dict[str, object]:
     return event.model_dump(exclude=OF_THE_RUN)
 
 
+@pytest.mark.slow
 async def test_what_is_worked_out_in_the_pause_becomes_the_final_event_unchanged(recognizer: Recognizer) -> None:
     early, straight = Events(), Events()
     stream = await run_patiently(CONVERSATION, recognizer, early)
@@ -261,8 +262,8 @@ async def test_what_the_robot_says_in_the_pause_is_read_by_the_teacher(recognize
     events = Interrupted()
     transcriber = Says("Thank you.")
     await run_patiently(ACTED, recognizer, events, settings, transcriber=transcriber, prepare=events.overhear)
-    for provisional, final in zip(events[::2], events[1::2], strict=True):
-        assert provisional.utterance == final.utterance
+    for final in events.of_phase("final"):
+        provisional = [event for event in events if event.utterance == final.utterance][-2]
         assert provisional.modalities.audio == final.modalities.audio
         assert provisional.modalities.text != final.modalities.text
 
@@ -313,7 +314,7 @@ async def test_under_overload_capture_goes_on_and_drafts_go_before_utterances(
 ) -> None:
     settings = SETTINGS.model_copy(update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": 2})})
     events, waiting = Events(), []
-    async with open_source(settings.sources, rate_hz=5) as source:
+    async with open_source(Sources(media=str(ACTED), fast=True), rate_hz=5) as source:
         monkeypatch.setattr(type(source), "live", property(lambda _: True))
         stream = pipeline(source, TenTimesSlower(recognizer), events, settings, drafts=True)
         put = stream._backlog.put
@@ -325,13 +326,13 @@ async def test_under_overload_capture_goes_on_and_drafts_go_before_utterances(
 
         monkeypatch.setattr(stream._backlog, "put", watched)
         running = asyncio.create_task(stream.run())
-        await until(lambda: stream.counters.utterances == len(expected(CONVERSATION)))
+        await until(lambda: stream.counters.utterances == len(expected(ACTED)))
         heard_after = len(events)
         await running
         assert source.counters == SourceCounters()
     counters = stream.counters
-    assert heard_after < len(expected(CONVERSATION)) / 2  # everything was heard long before it was worked through
-    assert max(waiting) <= 3
+    assert heard_after < len(expected(ACTED)) / 2  # everything was heard long before it was worked through
+    assert max(waiting) <= 2 + 1 + 1  # utterances, the one whose draft is being worked on, and a draft
     assert counters.pending == counters.pending_drafts == 0
     assert counters.dropped_drafts > counters.provisional_events
     finals = events.of_phase("final")
@@ -350,8 +351,8 @@ async def test_a_live_stream_drops_the_oldest_waiting_utterance_when_recognition
 
     monkeypatch.setattr(recognizer, "encode_audio", wait_until_all_is_heard)
     settings = SETTINGS.model_copy(update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": 2})})
-    events, count = Events(), len(expected(CONVERSATION))
-    async with open_source(settings.sources, rate_hz=5) as source:
+    events, count = Events(), len(expected(ACTED))
+    async with open_source(Sources(media=str(ACTED), fast=True), rate_hz=5) as source:
         monkeypatch.setattr(type(source), "live", property(lambda _: True))
         stream = pipeline(source, recognizer, events, settings)
         running = asyncio.create_task(stream.run())
