@@ -115,7 +115,10 @@ def sentences(corpora: Path, rng: np.random.Generator) -> list[tuple[str, Path]]
 
 
 def listen(clip: Path, detector: VoiceDetector, rng: np.random.Generator) -> list[Silence]:
-    """Runs the detector, in whose stream the clips follow each other, over a clip and the pause after it."""
+    """Runs the detector, in whose stream the clips follow each other, over a clip and the pause after it.
+
+    Returns the silences inside and the one after it, or nothing where no speech was found.
+    """
     sound = read(clip)
     spans = speech_spans(sound)
     pause = np.zeros(int(rng.uniform(1.2, 3.0) * SAMPLE_RATE_HZ), np.float32)
@@ -125,6 +128,8 @@ def listen(clip: Path, detector: VoiceDetector, rng: np.random.Generator) -> lis
     voiced = np.flatnonzero([detector.is_speech(frame) for frame in frames])
     # A clip's own rustle after the last word is not speech, though the detector may take it for some.
     voiced = voiced[voiced * size < spans[-1].end + 0.3 * SAMPLE_RATE_HZ]
+    if not len(voiced):
+        return []
     level = 10 * np.log10(np.mean(np.square(frames, dtype=np.float64), axis=1) + 1e-12)
     return [
         Silence(ms, fall=_fall(level, voiced[voiced <= last]), length=float(last - voiced[0]) * size / SAMPLE_RATE_HZ)

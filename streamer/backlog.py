@@ -19,9 +19,9 @@ class Backlog:
     """Utterances that are over, in order, and the newest draft, between one producer and one consumer.
 
     A draft waits only until something newer comes, and until no utterance waits: it is the first to go.
-    With `drop_oldest` at most `size` utterances wait, and the oldest gives way, so that a live producer never waits; one
-    whose draft is being worked on waits besides, and does not give way. Without it the producer waits, so that no
-    utterance of a file is lost.
+    With `drop_oldest` at most `size` utterances wait, and the oldest gives way, so that a live producer never waits;
+    one whose draft is being worked on waits besides, and does not give way. Without it the producer waits, so that
+    no utterance of a file is lost.
     """
 
     def __init__(self, size: int, *, drop_oldest: bool) -> None:
