@@ -50,7 +50,7 @@ class Counters:
     """What the pipeline did since it started.
 
     Every one of the `utterances` ends in exactly one of `events`, `dropped_utterances` and `failed_utterances`. Every
-    one of the `drafts` ends in exactly one of `provisional_events`, `dropped_drafts` (something newer came before their
+    one of the `drafts` ends in exactly one of `provisional_events`, `dropped_drafts` (more was said before their
     turn), `overtaken_drafts` (their utterance was over when the work was done) and `failed_drafts`.
     """
 
@@ -222,13 +222,17 @@ class Pipeline:
 
     async def _sketch(self, cut: Cut) -> None:
         """Work on an utterance that may go on, and publish what can be said of it so far."""
+        is_pause = cut.utterance.reason is Unfinished.PAUSE
+        if is_pause and self.segmenter.speech_end != cut.utterance.end:
+            self.counters.dropped_drafts += 1  # more was said before its turn came
+            return
         try:
             analysis = await self._analyst.analyse(cut)
         except Exception:
             self.counters.failed_drafts += 1
             logger.exception("a draft could not be recognised", extra={"utterance": cut.utterance.number})
             return
-        if cut.utterance.reason is Unfinished.PAUSE:
+        if is_pause:
             self._speculation.keep(cut.utterance, analysis)
         if self._backlog.has_utterance(cut.utterance.number):
             self.counters.overtaken_drafts += 1

@@ -144,6 +144,11 @@ class Segmenter:
         """Sample index at which the speech in hand begins; None between utterances."""
         return None if self._speech is None else self._speech.start
 
+    @property
+    def speech_end(self) -> int | None:
+        """Sample index at which the speech in hand ends so far; None between utterances."""
+        return None if self._speech is None else self._speech.end
+
     def push(self, chunk: AudioChunk) -> list[Utterance]:
         """The utterances that are over with this chunk, and the drafts that fall due in it, in order.
 

@@ -348,7 +348,7 @@ class TestState:
         for at in range(0, len(sound), FRAME):
             segmenter.push(AudioChunk(at, sound[at : at + FRAME]))
             seen.append(segmenter.speech_start)
-            assert segmenter.speaking == (seen[-1] is not None)
+            assert segmenter.speaking == (seen[-1] is not None) == (segmenter.speech_end is not None)
         assert seen == [None] * 12 + [100 * MS] * 17 + [None] * 11
 
     def test_detector_is_reset_in_the_first_silence_when_its_state_is_old(self) -> None:
