@@ -2,53 +2,83 @@
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
-Item = TypeVar("Item")
+from streamer.utterance import Utterance
 
 
-class Backlog(Generic[Item]):
-    """A queue of at most `size` items between one producer and one consumer, closed by the producer.
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """An utterance or a draft, and the moment (monotonic seconds) at which the segmenter gave it out."""
 
-    With `drop_oldest` a full backlog gives up its oldest item, so that a live producer never waits;
-    without it the producer waits, so that nothing of a file is lost.
+    utterance: Utterance
+    at: float
+
+
+class Backlog:
+    """Utterances that are over, in order, and the newest draft, between one producer and one consumer.
+
+    A draft waits only until something newer comes, and until no utterance waits: it is the first to go.
+    With `drop_oldest` at most `size` utterances wait, and the oldest gives way, so that a live producer never waits;
+    one whose draft is being worked on waits besides, and does not give way. Without it the producer waits, so that
+    no utterance of a file is lost.
     """
 
     def __init__(self, size: int, *, drop_oldest: bool) -> None:
-        self.dropped = 0
-        self._items: deque[Item] = deque()
+        self._utterances: deque[Cut] = deque()
+        self._draft: Cut | None = None
+        self._in_work: int | None = None
         self._size = size
         self._drop_oldest = drop_oldest
         self._closed = False
         self._changed = asyncio.Condition()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._utterances) + (self._draft is not None)
 
-    async def put(self, item: Item) -> Item | None:
-        """Append an item; returns the one dropped for it, if any."""
+    async def put(self, cut: Cut) -> list[Cut]:
+        """Append an utterance or a draft; returns what gave way to it."""
         async with self._changed:
-            dropped = None
-            if self._drop_oldest and len(self._items) >= self._size:
-                dropped = self._items.popleft()
-                self.dropped += 1
-            await self._changed.wait_for(lambda: len(self._items) < self._size)
-            self._items.append(item)
+            dropped = [] if self._draft is None else [self._draft]
+            self._draft = None
+            if not cut.utterance.over:
+                self._draft = cut
+            elif self._drop_oldest:
+                dropped += self._make_room()
+                self._utterances.append(cut)
+            else:
+                await self._changed.wait_for(lambda: len(self._utterances) < self._size)
+                self._utterances.append(cut)
             self._changed.notify_all()
             return dropped
 
     async def close(self) -> None:
-        """No item comes any more; the consumer still gets those that wait."""
+        """Nothing comes any more; the consumer still gets what waits."""
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    async def get(self) -> Item | None:
-        """The oldest item, or None once the backlog is closed and empty."""
+    async def get(self) -> Cut | None:
+        """The oldest utterance, else the draft, or None once the backlog is closed and empty."""
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._items) or self._closed)
-            if not self._items:
+            await self._changed.wait_for(lambda: len(self) > 0 or self._closed)
+            if self._utterances:
+                cut = self._utterances.popleft()
+            elif self._draft is not None:
+                cut, self._draft = self._draft, None
+            else:
                 return None
-            item = self._items.popleft()
+            self._in_work = cut.utterance.number
             self._changed.notify_all()
-            return item
+            return cut
+
+    def has_utterance(self, number: int) -> bool:
+        """Whether the utterance of a number is over and waits."""
+        return any(cut.utterance.number == number for cut in self._utterances)
+
+    def _make_room(self) -> list[Cut]:
+        unstarted = [cut for cut in self._utterances if cut.utterance.number != self._in_work]
+        oldest = unstarted[: max(len(unstarted) - self._size + 1, 0)]
+        for cut in oldest:
+            self._utterances.remove(cut)
+        return oldest

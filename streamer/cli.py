@@ -87,12 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--bundle", metavar="DIR", help="recogniser to run; the compact one ships")
     models.add_argument("--asr", metavar="MODEL", help='faster-whisper name, folder, package:NAME/FOLDER, or "none"')
     models.add_argument("--language", metavar="CODE", help="spoken language, as in en; null detects it")
+    models.add_argument(
+        "--straight", action="store_true", help="begin only when an utterance is over, and publish finals only"
+    )
     events = parser.add_argument_group("events")
     events.add_argument("--mqtt", metavar="URL", help="mqtt://[user@]host[:port] or mqtts://…")
     events.add_argument("--broker", choices=["embedded"], help="start a broker on loopback and publish there")
     events.add_argument("--node", metavar="NAME", help="this machine's name in topics")
     events.add_argument("--stream", metavar="NAME", help="this stream's name in topics")
     events.add_argument("--json", action="store_true", default=None, help="one event a line on stdout")
+    events.add_argument("--provisional", action="store_true", default=None, help="provisional events as lines, too")
     events.add_argument("--no-transcript", action="store_true", help="keep what was said out of events")
     events.add_argument("--viewer", metavar="PORT", type=int, help="serve the live page on this loopback port")
     general = parser.add_argument_group("general")
@@ -124,6 +128,7 @@ _SETTING_OF_FLAG = {
     "node": "node",
     "stream": "stream",
     "json": "output.json_lines",
+    "provisional": "output.provisional",
     "viewer": "output.viewer_port",
     "log_level": "log.level",
     "log_format": "log.format",
@@ -138,6 +143,8 @@ def _flags(options: argparse.Namespace) -> Tree:
             value = getattr(options, flag)
             if value is not None:
                 yield nested(key, value)
+        if options.straight:
+            yield nested("recognition.speculate", False)
         if options.no_transcript:
             yield nested("output.transcript", False)
 

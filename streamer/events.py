@@ -34,10 +34,14 @@ class Latency(_Model):
     """Milliseconds. `endpoint` and `total` count from the end of speech; the others are durations.
 
     A stage that did not run is null. For a file played faster than real time, `endpoint` and `total`
-    are in stream time plus computing time.
+    are in stream time plus computing time. In a provisional event, speech ends where it ended so far, and the
+    endpoint is the moment at which that was taken for recognition.
     """
 
     endpoint: Milliseconds = Field(description="from the end of speech until the utterance was declared over")
+    speculation: Milliseconds | None = Field(
+        None, description="from the end of speech until work began ahead of the endpoint; null where it began after it"
+    )
     queue: Milliseconds = Field(description="from the endpoint until work on the utterance began")
     transcription: Milliseconds | None = None
     text: Milliseconds | None = None
@@ -77,12 +81,12 @@ class EmotionEvent(_Model):
     stream: str
     utterance: str = Field(description="the same in every phase and revision of one utterance")
     phase: Literal["provisional", "final"]
-    revision: int = Field(ge=0)
+    revision: int = Field(ge=0, description="counts the events of one utterance and phase")
     start_s: float = Field(ge=0, description="speech begins, seconds since the stream's start")
     end_s: float = Field(ge=0)
     started_at: Moment = Field(description="`start_s` as wall-clock time, RFC 3339, UTC")
     ended_at: Moment
-    end_reason: Literal["silence", "length", "gap", "stream_end"]
+    end_reason: Literal["silence", "length", "gap", "stream_end"] | None = Field(description="null while provisional")
     speaker: str
     transcript: Heard | None = Field(description="null when switched off, missing or not believed")
     emotion: str = Field(description="the most probable label")

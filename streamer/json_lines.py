@@ -21,11 +21,13 @@ class OutputError(Exception):
 class JsonLines:
     """Writes each event as one line. When `WAITING_MAX` lines wait, the newest is dropped and counted.
 
+    provisional: whether provisional events are written, too.
     Lines go to the file's descriptor itself: what a full disk refuses must not stay in a buffer and be refused
     again when the program ends.
     """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, *, provisional: bool = False) -> None:
+        self._provisional = provisional
         self._descriptor = file.fileno()
         self._name = file.name
         self._writer = BackgroundWriter(self._write, name=self._name, size=WAITING_MAX, last_s=LAST_LINES_S)
@@ -48,6 +50,8 @@ class JsonLines:
     def publish(self, event: EmotionEvent) -> None:
         """Returns at once. Raises OutputError once a line could not be written."""
         self._check()
+        if event.phase == "provisional" and not self._provisional:
+            return
         self._writer.put(f"{event.to_json()}\n".encode())
 
     def _check(self) -> None:

@@ -1,39 +1,38 @@
-"""The live pipeline: listen and watch, cut utterances, hear what was said, recognise the emotion, publish it.
+"""The live pipeline: capture webcam and microphone, cut utterances with VAD, transcribe them, keep a rolling dialogue,
+run the fusion per utterance, publish emotions.
 
-Four tasks with bounded hand-over between them. The event loop only passes things on: everything that
-computes runs in worker threads, one for each of faces, transcription and the encoders.
+Three tasks with bounded hand-over between them: one watches, one listens, one recognises. The event loop only passes
+things on: everything that computes runs in worker threads.
 """
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
 
-from streamer.backlog import Backlog
+from streamer import chunks
+from streamer.analysis import Analysis, Analyst
+from streamer.backlog import Backlog, Cut
 from streamer.dialogue import Dialogue
-from streamer.events import BundleId, EmotionEvent, Heard, Latency, ModalityScores
+from streamer.event_maker import EventMaker
+from streamer.events import BundleId, EmotionEvent
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
+from streamer.speculation import Speculation, SpeculationCounters
 from streamer.transcriber import Transcriber
-from streamer.utterance import EndReason, Rejected, Transcript, Utterance
-from streamer.watcher import PictureCounters, Prepared, Watcher
-from telme.runtime.encoders import Encoded
-from telme.runtime.recognition import Recognition
+from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
+from streamer.watcher import PictureCounters, Watcher
+from streamer.workers import Workers
 from telme.runtime.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
-# A camera's last pictures of an utterance are looked at within this time, or the event goes out without them.
-PICTURE_WAIT_S = 0.3
 # Speech that is found now began at most this long ago; older pictures are nobody's while all is silent.
 PICTURE_MEMORY_S = 5.0
 
@@ -48,7 +47,12 @@ class Sink(Protocol):
 
 @dataclass
 class Counters:
-    """What the pipeline did since it started. Every utterance that was cut ends in exactly one of the last three."""
+    """What the pipeline did since it started.
+
+    Every one of the `utterances` ends in exactly one of `events`, `dropped_utterances` and `failed_utterances`. Every
+    one of the `drafts` ends in exactly one of `provisional_events`, `dropped_drafts` (more was said before their
+    turn), `overtaken_drafts` (their utterance was over when the work was done) and `failed_drafts`.
+    """
 
     utterances: int = 0
     rejected_transcripts: int = 0
@@ -56,37 +60,28 @@ class Counters:
     events: int = 0
     dropped_utterances: int = 0
     failed_utterances: int = 0
+    drafts: int = 0
+    provisional_events: int = 0
+    dropped_drafts: int = 0
+    overtaken_drafts: int = 0
+    failed_drafts: int = 0
 
     @property
     def pending(self) -> int:
         """Utterances that were cut and have not ended yet."""
         return self.utterances - self.events - self.dropped_utterances - self.failed_utterances
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """An utterance and the moment (monotonic seconds) at which it was declared over."""
-
-    utterance: Utterance
-    cut_at: float
-
-
-@dataclass
-class _Workers:
-    """One thread for each kind of model, so that each runs alone and in order."""
-
-    faces: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "faces"))
-    speech: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "speech"))
-    encoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoders"))
-
-    def shut_down(self) -> None:
-        for worker in (self.faces, self.speech, self.encoders):
-            worker.shutdown(wait=False, cancel_futures=True)
+    @property
+    def pending_drafts(self) -> int:
+        """Drafts that were made and have not ended yet."""
+        ended = self.provisional_events + self.dropped_drafts + self.overtaken_drafts + self.failed_drafts
+        return self.drafts - ended
 
 
 class Pipeline:
     """One stream of conversation, from an open source to events.
 
+    segmenter: one that makes drafts has their emotion published provisionally, and makes final events early.
     transcriber: None where no speech recogniser is wanted; then text is missing from every utterance.
     clock: wall-clock time of now, for the events' time stamps.
     """
@@ -107,15 +102,23 @@ class Pipeline:
         self.source = source
         self.paused = False
         self._settings = settings
-        self._transcriber = transcriber
-        self._recognizer = recognizer
         self._sinks = sinks
         self._clock = clock
-        self._workers = _Workers()
+        self._workers = Workers()
         self._watcher = Watcher(recognizer.prepare_frame, self._workers.faces)
-        self._backlog: Backlog[_Cut] = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
-        self._session = uuid.uuid4().hex[:12]
-        self._began_at = clock()
+        self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
+        self._analyst = Analyst(
+            transcriber,
+            recognizer,
+            self._watcher,
+            self.dialogue,
+            settings.dialogue.speaker,
+            self._workers,
+            live=source.live,
+        )
+        self._speculation = Speculation()
+        bundle = BundleId(name=recognizer.bundle.manifest.name, sha256=recognizer.bundle.sha256)
+        self._events = EventMaker(settings, bundle, session=uuid.uuid4().hex[:12], began_at=clock())
         self._now = 0  # end of what was heard, in samples of the stream clock
         self._stop = asyncio.Event()
 
@@ -123,15 +126,19 @@ class Pipeline:
     def pictures(self) -> PictureCounters:
         return self._watcher.counters
 
+    @property
+    def speculation(self) -> SpeculationCounters:
+        return self._speculation.counters
+
     async def run(self) -> None:
         """Runs until the source ends or `stop` is called; then the utterance in hand is finished."""
-        self._began_at = self._clock()
+        self._events.began_at = self._clock()
         try:
             watching = asyncio.create_task(self._watcher.watch(self.source.frames()), name="watch")
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._listen(), name="listen")
-                    tasks.create_task(self._recognise_all(), name="recognise")
+                    tasks.create_task(self._recognise(), name="recognise")
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
             finally:
@@ -149,14 +156,14 @@ class Pipeline:
         self.dialogue.add(speaker or self._settings.dialogue.robot, text, self._now / SAMPLE_RATE_HZ)
 
     async def _listen(self) -> None:
-        """Chunks -> utterances."""
+        """Sound -> utterances and drafts."""
         gap_s = self._settings.segmentation.gap_ms / 1000 if self.source.live else None
         try:
-            async with aclosing(_until(self._stop, self.source.audio(), gap_s)) as chunks:
-                async for chunk in chunks:
+            async with aclosing(chunks.until(self._stop, self.source.audio(), gap_s)) as arriving:
+                async for chunk in arriving:
                     await self._take(chunk)
             for utterance in self.segmenter.flush(EndReason.STREAM_END):
-                await self._enqueue(utterance)
+                await self._hand_over(utterance)
         finally:
             await self._backlog.close()
 
@@ -171,140 +178,79 @@ class Pipeline:
             utterances = self.segmenter.push(chunk)
             self._now = chunk.end
         for utterance in utterances:
-            await self._enqueue(utterance)
+            await self._hand_over(utterance)
         if not self.counters.pending and not self.segmenter.speaking:
             self._watcher.forget_before(self._now / SAMPLE_RATE_HZ - PICTURE_MEMORY_S)
 
-    async def _enqueue(self, utterance: Utterance) -> None:
-        self.counters.utterances += 1
-        dropped = await self._backlog.put(_Cut(utterance, time.monotonic()))
-        if dropped is not None:
+    async def _hand_over(self, utterance: Utterance) -> None:
+        if utterance.over:
+            self.counters.utterances += 1
+        else:
+            self.counters.drafts += 1
+        for dropped in await self._backlog.put(Cut(utterance, time.monotonic())):
+            if not dropped.utterance.over:
+                self.counters.dropped_drafts += 1
+                continue
             self.counters.dropped_utterances += 1
             logger.warning(
                 "recognition falls behind: dropped the oldest waiting utterance",
                 extra={"utterance": dropped.utterance.number, "dropped": self.counters.dropped_utterances},
             )
 
-    async def _recognise_all(self) -> None:
-        """Utterances -> events, in order."""
+    async def _recognise(self) -> None:
+        """Utterances and drafts -> events, in order."""
         while (cut := await self._backlog.get()) is not None:
             self._watcher.forget_before(cut.utterance.start_s)
-            try:
-                event = await self._recognise(cut)
-            except Exception:
-                # One utterance that a model cannot digest must not end a stream that runs for months.
-                self.counters.failed_utterances += 1
-                logger.exception("an utterance could not be recognised", extra={"utterance": cut.utterance.number})
-                continue
-            for sink in self._sinks:
-                sink.publish(event)
-            self.counters.events += 1
+            if cut.utterance.over:
+                await self._finish(cut)
+            else:
+                await self._sketch(cut)
 
-    async def _recognise(self, cut: _Cut) -> EmotionEvent:
-        utterance, begun_at = cut.utterance, time.monotonic()
-        (heard, transcription_ms), audio, visual = await asyncio.gather(
-            self._transcribe(utterance),
-            self._in(self._workers.encoders, self._recognizer.encode_audio, utterance.samples),
-            self._see(utterance),
-        )
-        text = None
-        if isinstance(heard, Transcript):
-            speaker = self._settings.dialogue.speaker
-            turns = self.dialogue.context(speaker, heard.text, utterance.end_s)
-            text = await self._in(self._workers.encoders, self._recognizer.encode_text, turns)
-            self.dialogue.add(speaker, heard.text, utterance.end_s)
-        recognition = await self._in(
-            self._workers.encoders, lambda: self._recognizer.fuse(text=text, audio=audio, visual=visual)
-        )
-        return self._event(cut, heard, recognition, transcription_ms, begun_at)
+    async def _finish(self, cut: Cut) -> None:
+        """Publish the final event, for which everything may have been worked out in the pause before."""
+        early = self._speculation.take(cut.utterance)
+        try:
+            analysis = await (self._analyst.renew(early, cut.utterance) if early else self._analyst.analyse(cut))
+        except Exception:
+            # One utterance that a model cannot digest must not end a stream that runs for months.
+            self.counters.failed_utterances += 1
+            logger.exception("an utterance could not be recognised", extra={"utterance": cut.utterance.number})
+            return
+        self._remember(cut.utterance, analysis)
+        self._publish(self._events.final(cut, analysis))
+        self.counters.events += 1
 
-    async def _transcribe(self, utterance: Utterance) -> tuple[Transcript | Rejected | None, float | None]:
-        if self._transcriber is None:
-            return None, None
-        started = time.perf_counter()
-        heard = await self._in(self._workers.speech, self._transcriber.transcribe, utterance.samples)
-        if isinstance(heard, Rejected):
-            self.counters.rejected_transcripts += 1
-            logger.info("transcript rejected: %s", heard.reason, extra={"utterance": utterance.number})
-        elif self._settings.log.transcripts:
-            logger.info("heard %r", heard.text, extra={"utterance": utterance.number})
-        return heard, 1000 * (time.perf_counter() - started)
+    async def _sketch(self, cut: Cut) -> None:
+        """Work on an utterance that may go on, and publish what can be said of it so far."""
+        is_pause = cut.utterance.reason is Unfinished.PAUSE
+        if is_pause and self.segmenter.speech_end != cut.utterance.end:
+            self.counters.dropped_drafts += 1  # more was said before its turn came
+            return
+        try:
+            analysis = await self._analyst.analyse(cut)
+        except Exception:
+            self.counters.failed_drafts += 1
+            logger.exception("a draft could not be recognised", extra={"utterance": cut.utterance.number})
+            return
+        if is_pause:
+            self._speculation.keep(cut.utterance, analysis)
+        if self._backlog.has_utterance(cut.utterance.number):
+            self.counters.overtaken_drafts += 1
+            return
+        self._publish(self._events.provisional(cut, analysis))
+        self.counters.provisional_events += 1
 
-    async def _see(self, utterance: Utterance) -> Encoded | None:
-        # A file hands out sound only after the pictures before it were looked at.
-        wait_s = PICTURE_WAIT_S if self.source.live else 0.0
-        frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
-        return await self._in(self._workers.encoders, self._recognizer.encode_visual, frames)
+    def _remember(self, utterance: Utterance, analysis: Analysis) -> None:
+        """Make what was said in an utterance that is over part of the dialogue."""
+        match analysis.heard:
+            case Transcript(text=text):
+                self.dialogue.add(self._settings.dialogue.speaker, text, utterance.end_s)
+                if self._settings.log.transcripts:
+                    logger.info("heard %r", text, extra={"utterance": utterance.number})
+            case Rejected(reason=reason):
+                self.counters.rejected_transcripts += 1
+                logger.info("transcript rejected: %s", reason, extra={"utterance": utterance.number})
 
-    async def _in(self, worker: Executor, function: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
-
-    def _event(
-        self,
-        cut: _Cut,
-        heard: Transcript | Rejected | None,
-        recognition: Recognition,
-        transcription_ms: float | None,
-        begun_at: float,
-    ) -> EmotionEvent:
-        utterance = cut.utterance
-        name = f"{self._session}-{utterance.number:05d}"
-        endpoint_ms = 1000 * (utterance.endpoint - utterance.end) / SAMPLE_RATE_HZ
-        transcript = heard if isinstance(heard, Transcript) and self._settings.output.transcript else None
-        return EmotionEvent(
-            event_id=f"{name}-final-0",
-            node=self._settings.node,
-            stream=self._settings.stream,
-            utterance=name,
-            phase="final",
-            revision=0,
-            start_s=utterance.start_s,
-            end_s=utterance.end_s,
-            started_at=self._began_at + timedelta(seconds=utterance.start_s),
-            ended_at=self._began_at + timedelta(seconds=utterance.end_s),
-            end_reason=utterance.reason.value,
-            speaker=self._settings.dialogue.speaker,
-            transcript=Heard(text=transcript.text, confidence=transcript.confidence, language=transcript.language)
-            if transcript
-            else None,
-            emotion=recognition.emotion,
-            scores=dict(recognition.scores),
-            confidence=recognition.confidence,
-            valence=recognition.valence,
-            arousal=recognition.arousal,
-            modalities=ModalityScores(**{name: dict(scores) for name, scores in recognition.modality_scores.items()}),
-            latency_ms=Latency(
-                endpoint=endpoint_ms,
-                queue=1000 * (begun_at - cut.cut_at),
-                transcription=transcription_ms,
-                **dict(recognition.elapsed_ms),
-                total=endpoint_ms + 1000 * (time.monotonic() - cut.cut_at),
-            ),
-            bundle=BundleId(name=self._recognizer.bundle.manifest.name, sha256=self._recognizer.bundle.sha256),
-        )
-
-
-async def _until(
-    stop: asyncio.Event, chunks: AsyncIterator[AudioChunk], silence_s: float | None
-) -> AsyncGenerator[AudioChunk | None, None]:
-    """The chunks until they end or `stop` is set; None each time that none came for `silence_s` seconds."""
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    arriving = asyncio.ensure_future(anext(chunks))
-    try:
-        while True:
-            done, _ = await asyncio.wait({arriving, stopped}, timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
-            if stopped in done:
-                return
-            if arriving not in done:
-                yield None
-                continue
-            try:
-                chunk = arriving.result()
-            except StopAsyncIteration:
-                return
-            arriving = asyncio.ensure_future(anext(chunks))
-            yield chunk
-    finally:
-        for task in (arriving, stopped):
-            task.cancel()
-        await asyncio.gather(arriving, stopped, return_exceptions=True)
+    def _publish(self, event: EmotionEvent) -> None:
+        for sink in self._sinks:
+            sink.publish(event)

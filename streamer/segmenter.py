@@ -1,11 +1,12 @@
 """Cuts a stream of sound into utterances.
 
-                  start                              end                    endpoint
+                  start                              end         pause      endpoint
     ……………………………………█████████████████░░░░█████████████……………………………………………………|
        |— pre-roll —|                                |— post-roll —|            |
        |                                             |———————— hangover ————————|
        |—————————————— the utterance's samples ————————————————————|
 
+At the pause the utterance is reported as a draft: if nothing but silence follows, the draft is the utterance.
 Everything is counted in samples of the stream clock, and decided on whole frames of the detector.
 """
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from streamer.settings import Segmentation
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
-from streamer.utterance import EndReason, Utterance
+from streamer.utterance import EndReason, Unfinished, Utterance
 from streamer.vad import VoiceDetector
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,19 @@ class _Speech:
     """The utterance in hand, in sample indices.
 
     end: of its last frame with speech.
+    reported: where it was when its last draft was made; at first, where it began.
     pause: the longest in the second half of the maximum length: where it is cut if it grows too long.
     """
 
     audio_start: int
     start: int
     end: int
+    reported: int
     pause: _Pause | None = None
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
 
 
 class _Tape:
@@ -104,9 +111,12 @@ class Segmenter:
 
     Synchronous, without threads or clocks: a call takes as long as the detector takes for its frames.
     Holds no more sound than the longest utterance, however long the stream is.
+
+    drafts: whether utterances are also reported while they are not over: in each pause, and every so often while
+        somebody speaks. Each draft is followed by an utterance of its number.
     """
 
-    def __init__(self, settings: Segmentation, detector: VoiceDetector) -> None:
+    def __init__(self, settings: Segmentation, detector: VoiceDetector, *, drafts: bool = False) -> None:
         self.counters = SegmenterCounters()
         self._detector = detector
         self._frame = detector.frame_samples
@@ -114,6 +124,10 @@ class Segmenter:
         self._hangover = self._whole_frames(settings.hangover_ms)
         self._pre_roll = self._whole_frames(settings.pre_roll_ms)
         self._post_roll = self._whole_frames(settings.post_roll_ms)
+        # A draft holds the whole post-roll, so that it can be all of the utterance.
+        self._pause = max(self._whole_frames(settings.pause_ms), self._post_roll)
+        self._update = math.inf if settings.update_ms is None else _samples(settings.update_ms)
+        self._drafts = drafts
         self._min = _samples(settings.min_ms)
         self._max = _samples(settings.max_ms)
         self._gap = _samples(settings.gap_ms)
@@ -130,8 +144,13 @@ class Segmenter:
         """Sample index at which the speech in hand begins; None between utterances."""
         return None if self._speech is None else self._speech.start
 
+    @property
+    def speech_end(self) -> int | None:
+        """Sample index at which the speech in hand ends so far; None between utterances."""
+        return None if self._speech is None else self._speech.end
+
     def push(self, chunk: AudioChunk) -> list[Utterance]:
-        """The utterances that are over with this chunk, in order.
+        """The utterances that are over with this chunk, and the drafts that fall due in it, in order.
 
         Where samples were lost before the chunk, a hole as long as the gap setting ends the utterance in
         hand; a shorter one is filled with silence. Raises ValueError for a chunk that starts before the
@@ -203,7 +222,21 @@ class Segmenter:
             return self._close(speech, EndReason.SILENCE)
         if self._tape.end + self._frame - speech.audio_start > self._max:
             return self._cut(speech)
-        return []
+        return self._draft(speech) if self._drafts else []
+
+    def _draft(self, speech: _Speech) -> list[Utterance]:
+        """The utterance in hand as it stands, if it is due to be reported."""
+        if speech.length < self._min:
+            return []
+        now = self._tape.end
+        if now - speech.end == self._pause:
+            reason, audio_end = Unfinished.PAUSE, speech.end + self._post_roll
+        elif now == speech.end and now - speech.reported >= self._update:
+            reason, audio_end = Unfinished.SPEAKING, now
+        else:
+            return []
+        speech.reported = now
+        return [self._utterance(speech, audio_end, reason)]
 
     def _await(self, voiced: bool) -> None:
         """Between utterances: begins one when there is enough speech in the latest frames."""
@@ -211,7 +244,7 @@ class Segmenter:
         self._recent.append(voiced)
         if voiced and sum(self._recent) * self._frame >= self._start:
             start = now - (len(self._recent) - self._recent.index(True)) * self._frame
-            self._speech = _Speech(max(start - self._pre_roll, self._tape.start), start, now)
+            self._speech = _Speech(max(start - self._pre_roll, self._tape.start), start, now, reported=start)
             return
         self._tape.forget(now - len(self._recent) * self._frame - self._pre_roll)
         if now - self._reset_at >= RESET_AFTER_S * SAMPLE_RATE_HZ and not any(self._recent):
@@ -222,7 +255,8 @@ class Segmenter:
         """Within an utterance: one more frame of speech, perhaps after a pause."""
         pause = _Pause(speech.end, self._tape.end - self._frame)
         late = pause.end - speech.audio_start >= self._max // 2
-        if late and pause.length > (speech.pause.length if speech.pause else 0):
+        leaves_enough = pause.start - speech.start >= self._min
+        if late and leaves_enough and pause.length > (speech.pause.length if speech.pause else 0):
             speech.pause = pause
         speech.end = self._tape.end
 
@@ -237,7 +271,7 @@ class Segmenter:
             self._await_speech()
             return self._emit(speech, now, EndReason.LENGTH)
         pause = speech.pause or _Pause(now, now)
-        self._speech = _Speech(pause.end, pause.end, now)
+        self._speech = _Speech(pause.end, pause.end, now, reported=pause.end)
         return self._emit(replace(speech, end=pause.start), pause.end, EndReason.LENGTH)
 
     def _close(self, speech: _Speech, reason: EndReason) -> list[Utterance]:
@@ -251,26 +285,27 @@ class Segmenter:
 
     def _emit(self, speech: _Speech, audio_end: int, reason: EndReason) -> list[Utterance]:
         """The utterance, taken off the tape; none if there is too little speech in it."""
-        samples = self._tape.cut(speech.audio_start, audio_end)
+        utterance = self._utterance(speech, audio_end, reason)
         self._tape.forget(audio_end)
-        length = speech.end - speech.start
-        if length < self._min:
-            if length > 0:  # nothing at all is left when speech stops just where it was cut
+        if speech.length < self._min:
+            if speech.length > 0:  # nothing at all is left when speech stops just where it was cut
                 self.counters.dropped_short += 1
-                log.info("%.0f ms of speech at %.2f s are too short", _ms(length), speech.start / SAMPLE_RATE_HZ)
+                log.info("%.0f ms of speech at %.2f s are too short", _ms(speech.length), speech.start / SAMPLE_RATE_HZ)
             return []
         self.counters.utterances += 1
-        return [
-            Utterance(
-                number=self.counters.utterances,
-                start=speech.start,
-                end=speech.end,
-                endpoint=self._tape.end,
-                audio_start=speech.audio_start,
-                samples=samples,
-                reason=reason,
-            )
-        ]
+        return [utterance]
+
+    def _utterance(self, speech: _Speech, audio_end: int, reason: EndReason | Unfinished) -> Utterance:
+        """What is in hand, with its sound up to a sample, as the next utterance or as a draft of it."""
+        return Utterance(
+            number=self.counters.utterances + 1,
+            start=speech.start,
+            end=speech.end,
+            endpoint=self._tape.end,
+            audio_start=speech.audio_start,
+            samples=self._tape.cut(speech.audio_start, audio_end),
+            reason=reason,
+        )
 
     def _whole_frames(self, ms: int) -> int:
         """Samples of the whole frames that cover a time."""

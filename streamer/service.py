@@ -82,7 +82,9 @@ def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
     recognizer.warm_up()
     if transcriber is not None:
         transcriber.warm_up()
-    return Models(recognizer, transcriber, Segmenter(settings.segmentation, make_detector(settings.vad)))
+    detector = make_detector(settings.vad)
+    segmenter = Segmenter(settings.segmentation, detector, drafts=settings.recognition.speculate)
+    return Models(recognizer, transcriber, segmenter)
 
 
 @asynccontextmanager
@@ -113,6 +115,7 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
         "speaking": pipeline.segmenter.speaking,
         "dialogue_turns": len(pipeline.dialogue),
         "pipeline": dataclasses.asdict(pipeline.counters),
+        "speculation": dataclasses.asdict(pipeline.speculation),
         "segmenter": dataclasses.asdict(pipeline.segmenter.counters),
         "pictures": dataclasses.asdict(pipeline.pictures),
         "source": dataclasses.asdict(pipeline.source.counters),
@@ -129,7 +132,7 @@ async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitSt
         logger.info("live page at %s", page.url)
         sinks.append(page)
     if settings.output.json_lines:
-        sinks.append(parts.enter_context(JsonLines(sys.stdout)))
+        sinks.append(parts.enter_context(JsonLines(sys.stdout, provisional=settings.output.provisional)))
     else:
         view = parts.enter_context(TerminalView(Console()))
         view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")

@@ -54,7 +54,19 @@ class Segmentation(_Section):
     """Where utterances begin and end."""
 
     start_ms: int = Field(90, ge=10, le=2000, description="so much speech begins an utterance")
+    pause_ms: int = Field(
+        200,
+        ge=20,
+        le=5000,
+        description="after so much silence recognition begins, in case it was all; never less than the post-roll",
+    )
     hangover_ms: int = Field(500, ge=50, le=5000, description="so much silence ends it")
+    update_ms: int | None = Field(
+        1000,
+        ge=200,
+        le=30_000,
+        description="so often voice and face are recognised while somebody speaks; null never",
+    )
     pre_roll_ms: int = Field(400, ge=0, le=2000, description="sound kept from before the detected start")
     post_roll_ms: int = Field(
         200, ge=0, le=2000, description="sound kept from after the detected end; never more than the hangover"
@@ -127,6 +139,9 @@ class Recognition(_Section):
 
     bundle: Path | None = Field(None, description="bundle directory; null is the compact one that ships")
     threads: int = Field(1, ge=1, le=64, description="of each model part")
+    speculate: bool = Field(
+        True, description="begin before an utterance is over; false waits for its end and publishes finals only"
+    )
     queue_max: int = Field(
         8,
         ge=1,
@@ -189,6 +204,7 @@ class Output(_Section):
     """What a person or a program sees locally."""
 
     json_lines: bool = Field(False, description="one event a line on stdout, instead of the live view")
+    provisional: bool = Field(False, description="true has provisional events among the JSON lines, too")
     transcript: bool = Field(True, description="false keeps what was said out of events")
     viewer_port: int | None = Field(None, ge=0, le=65_535, description="serve the live page on this loopback port")
 

@@ -69,7 +69,7 @@ emotion_events = st.builds(
     end_s=seconds,
     started_at=moments,
     ended_at=moments,
-    end_reason=st.sampled_from(["silence", "length", "gap", "stream_end"]),
+    end_reason=st.none() | st.sampled_from(["silence", "length", "gap", "stream_end"]),
     speaker=names,
     transcript=st.none() | st.builds(Heard, text=st.text(), confidence=probabilities, language=st.just("en")),
     emotion=st.sampled_from(MELD),
@@ -82,7 +82,9 @@ emotion_events = st.builds(
         Latency,
         endpoint=milliseconds,
         queue=milliseconds,
-        **dict.fromkeys(["transcription", "text", "audio", "visual", "fusion"], st.none() | milliseconds),
+        **dict.fromkeys(
+            ["speculation", "transcription", "text", "audio", "visual", "fusion"], st.none() | milliseconds
+        ),
         total=milliseconds,
     ),
     bundle=st.just(BUNDLE),

@@ -19,6 +19,17 @@ def test_every_event_is_one_line_in_order(tmp_path: Path) -> None:
     assert read == [emotion_event(number) for number in range(50)]
 
 
+@pytest.mark.parametrize(("provisional", "phases"), [(False, ["final"]), (True, ["provisional", "final"])])
+def test_provisional_events_are_written_where_they_are_wanted(
+    tmp_path: Path, provisional: bool, phases: list[str]
+) -> None:
+    path = tmp_path / "events.jsonl"
+    with path.open("w") as file, JsonLines(file, provisional=provisional) as lines:
+        lines.publish(emotion_event(1, phase="provisional"))
+        lines.publish(emotion_event(1))
+    assert [EmotionEvent.from_json(line).phase for line in path.read_text().splitlines()] == phases
+
+
 def test_a_full_disk_is_an_error_with_a_sentence() -> None:
     with (
         Path("/dev/full").open("w") as full,

@@ -1,23 +1,30 @@
 """The pipeline with its real parts, driven from inside: what it keeps, drops and survives."""
 
 import asyncio
+import itertools
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from brokers import until
-from streams import CONVERSATION, expected
+from streams import ACTED, CONVERSATION, expected
 
+from streamer.backlog import Cut
 from streamer.events import EmotionEvent
-from streamer.pipeline import PICTURE_MEMORY_S, Pipeline
+from streamer.pipeline import PICTURE_MEMORY_S, Counters, Pipeline
 from streamer.segmenter import Segmenter
 from streamer.settings import Sources, StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceCounters, VideoFrame
 from streamer.sources.open import open_source
+from streamer.transcriber import Transcriber
+from streamer.utterance import Transcript
 from streamer.vad import make_detector
 from telme.runtime.recognizer import Recognizer
 
+JFK = Path(__file__).parent / "data" / "jfk.flac"
 SETTINGS = StreamSettings(sources=Sources(media=str(CONVERSATION), fast=True))
 
 
@@ -27,15 +34,26 @@ class Events(list[EmotionEvent]):
     def publish(self, event: EmotionEvent) -> None:
         self.append(event)
 
+    def of_phase(self, phase: str) -> list[EmotionEvent]:
+        return [event for event in self if event.phase == phase]
+
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     return Recognizer.load()
 
 
-def pipeline(source: Source, recognizer: Recognizer, events: Events, settings: StreamSettings = SETTINGS) -> Pipeline:
-    segmenter = Segmenter(settings.segmentation, make_detector(settings.vad))
-    return Pipeline(settings, source, segmenter, None, recognizer, [events])
+def pipeline(
+    source: Source,
+    recognizer: Recognizer,
+    events: Events,
+    settings: StreamSettings = SETTINGS,
+    *,
+    drafts: bool = False,
+    transcriber: Transcriber | None = None,
+) -> Pipeline:
+    segmenter = Segmenter(settings.segmentation, make_detector(settings.vad), drafts=drafts)
+    return Pipeline(settings, source, segmenter, transcriber, recognizer, [events])
 
 
 async def test_pictures_are_forgotten_with_the_utterance_that_they_belong_to(recognizer: Recognizer) -> None:
@@ -107,6 +125,221 @@ async def test_an_utterance_that_a_model_cannot_digest_is_counted_and_the_stream
     assert "could not be recognised" in caplog.text
 
 
+class Patient:
+    """A file whose next piece is read only when nothing is left to do: what comes of it does not depend on speed."""
+
+    live = False
+
+    def __init__(self, source: Source) -> None:
+        self.counters = SourceCounters()
+        self.counts = Counters()
+        self._source = source
+
+    async def __aenter__(self) -> "Patient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    def frames(self) -> AsyncIterator[VideoFrame]:
+        return self._source.frames()
+
+    async def audio(self) -> AsyncIterator[AudioChunk]:
+        async for chunk in self._source.audio():
+            yield chunk
+            await until(lambda: not self.counts.pending and not self.counts.pending_drafts)
+
+
+async def run_patiently(
+    media: Path,
+    recognizer: Recognizer,
+    events: Events,
+    settings: StreamSettings = SETTINGS,
+    *,
+    drafts: bool = True,
+    transcriber: Transcriber | None = None,
+    prepare: Callable[[Pipeline], None] = lambda _: None,
+) -> Pipeline:
+    async with open_source(Sources(media=str(media), fast=True), rate_hz=5) as source:
+        patient = Patient(source)
+        stream = pipeline(patient, recognizer, events, settings, drafts=drafts, transcriber=transcriber)
+        patient.counts = stream.counters
+        prepare(stream)
+        await stream.run()
+    return stream
+
+
+# What depends on when a run was made.
+OF_THE_RUN = {"event_id", "utterance", "started_at", "ended_at", "latency_ms"}
+
+
+def content(event: EmotionEvent) -> dict[str, object]:
+    return event.model_dump(exclude=OF_THE_RUN)
+
+
+@pytest.mark.slow
+async def test_what_is_worked_out_in_the_pause_becomes_the_final_event_unchanged(recognizer: Recognizer) -> None:
+    early, straight = Events(), Events()
+    stream = await run_patiently(CONVERSATION, recognizer, early)
+    await run_patiently(CONVERSATION, recognizer, straight, drafts=False)
+    finals = early.of_phase("final")
+    assert [content(event) for event in finals] == [content(event) for event in straight]
+    assert len(finals) == stream.speculation.used == len(expected(CONVERSATION))
+    for final in finals:
+        last = next(event for event in reversed(early) if event.utterance == final.utterance and event is not final)
+        of_the_phase = {"phase", "revision", "end_reason"} | OF_THE_RUN
+        assert last.model_dump(exclude=of_the_phase) == final.model_dump(exclude=of_the_phase)
+        pause_ms, latency = last.latency_ms.endpoint, final.latency_ms
+        assert latency.speculation is not None
+        assert pause_ms <= latency.speculation < latency.endpoint <= latency.total
+        assert latency.queue == 0
+    assert all(event.latency_ms.speculation is None for event in straight)
+
+
+async def test_provisional_events_rise_in_revision_and_end_in_a_final_one(recognizer: Recognizer) -> None:
+    events = Events()
+    stream = await run_patiently(ACTED, recognizer, events)
+    for name, group in itertools.groupby(events, key=lambda event: event.utterance):
+        *provisional, final = group
+        assert [event.revision for event in provisional] == list(range(len(provisional)))
+        assert {event.phase for event in provisional} == {"provisional"}
+        assert (final.phase, final.revision) == ("final", 0)
+        assert all(event.end_reason is None and event.end_s <= final.end_s for event in provisional)
+        assert name.endswith(f"{stream.segmenter.counters.utterances:05d}") == (final is events[-1])
+    assert len({event.event_id for event in events}) == len(events)
+    assert stream.counters.provisional_events == len(events.of_phase("provisional"))
+
+
+async def test_when_more_is_said_the_work_was_in_vain_and_counted(recognizer: Recognizer) -> None:
+    settings = SETTINGS.model_copy(
+        update={"segmentation": SETTINGS.segmentation.model_copy(update={"hangover_ms": 2000, "update_ms": None})}
+    )
+    events = Events()
+    stream = await run_patiently(JFK, recognizer, events, settings)
+    *provisional, final = events
+    assert final.end_s - final.start_s > 8
+    assert len(provisional) >= 4  # pauses between Kennedy's clauses
+    counters = stream.speculation
+    assert (counters.runs, counters.used, counters.wasted) == (len(provisional), 1, len(provisional) - 1)
+    assert counters.wasted_ms > 0
+
+
+class Says:
+    """Stands in for a speech recogniser that hears what it is told, whatever is said."""
+
+    def __init__(self, *texts: str) -> None:
+        self._texts = itertools.cycle(texts)
+
+    def transcribe(self, samples: np.ndarray) -> Transcript:
+        return Transcript(next(self._texts), confidence=0.9, language="en")
+
+
+async def test_only_what_is_final_becomes_part_of_the_dialogue(recognizer: Recognizer) -> None:
+    settings = SETTINGS.model_copy(
+        update={"segmentation": SETTINGS.segmentation.model_copy(update={"hangover_ms": 2000, "update_ms": None})}
+    )
+    events = Events()
+    stream = await run_patiently(JFK, recognizer, events, settings, transcriber=Says(*(f"Take {n}." for n in range(9))))
+    heard = [event.transcript.text for event in events if event.transcript]
+    assert heard == [*(f"Take {n}." for n in range(len(heard) - 1)), heard[-2]]
+    assert [turn.text for turn in stream.dialogue.context("person", "", 11.0)] == [heard[-1], ""]
+
+
+async def test_what_the_robot_says_in_the_pause_is_read_by_the_teacher(recognizer: Recognizer) -> None:
+    settings = SETTINGS.model_copy(
+        update={"segmentation": SETTINGS.segmentation.model_copy(update={"update_ms": None})}
+    )
+
+    class Interrupted(Events):
+        def publish(self, event: EmotionEvent) -> None:
+            super().publish(event)
+            if event.phase == "provisional":
+                self.stream.hear(None, "I am so sorry for your loss. That is terrible!")
+
+        def overhear(self, stream: Pipeline) -> None:
+            self.stream = stream
+
+    events = Interrupted()
+    transcriber = Says("Thank you.")
+    await run_patiently(ACTED, recognizer, events, settings, transcriber=transcriber, prepare=events.overhear)
+    for final in events.of_phase("final"):
+        provisional = [event for event in events if event.utterance == final.utterance][-2]
+        assert provisional.modalities.audio == final.modalities.audio
+        assert provisional.modalities.text != final.modalities.text
+
+
+async def test_a_draft_that_a_model_cannot_digest_does_not_cost_the_utterance(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = recognizer.encode_audio, itertools.count()
+
+    def fail_at_first(samples: np.ndarray) -> object:
+        if next(calls) < 2:
+            raise RuntimeError("bad numbers")
+        return encode(samples)
+
+    monkeypatch.setattr(recognizer, "encode_audio", fail_at_first)
+    events = Events()
+    stream = await run_patiently(ACTED, recognizer, events)
+    assert stream.counters.failed_drafts == 2
+    assert stream.counters.failed_utterances == 0
+    assert len(events.of_phase("final")) == len(expected(ACTED))
+
+
+class TenTimesSlower:
+    """A recogniser on a machine that cannot keep up."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+
+    def __getattr__(self, name: str) -> object:
+        attribute = getattr(self._recognizer, name)
+        return (
+            self._slowed(attribute) if name in ("encode_text", "encode_audio", "encode_visual", "fuse") else attribute
+        )
+
+    @staticmethod
+    def _slowed(method: Callable[..., object]) -> Callable[..., object]:
+        def slow(*arguments: object, **named: object) -> object:
+            began = time.monotonic()
+            result = method(*arguments, **named)
+            time.sleep(9 * (time.monotonic() - began))
+            return result
+
+        return slow
+
+
+async def test_under_overload_capture_goes_on_and_drafts_go_before_utterances(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": 2})})
+    events, waiting = Events(), []
+    async with open_source(Sources(media=str(ACTED), fast=True), rate_hz=5) as source:
+        monkeypatch.setattr(type(source), "live", property(lambda _: True))
+        stream = pipeline(source, TenTimesSlower(recognizer), events, settings, drafts=True)
+        put = stream._backlog.put
+
+        async def watched(cut: Cut) -> list[Cut]:
+            dropped = await put(cut)
+            waiting.append(len(stream._backlog))
+            return dropped
+
+        monkeypatch.setattr(stream._backlog, "put", watched)
+        running = asyncio.create_task(stream.run())
+        await until(lambda: stream.counters.utterances == len(expected(ACTED)))
+        heard_after = len(events)
+        await running
+        assert source.counters == SourceCounters()
+    counters = stream.counters
+    assert heard_after < len(expected(ACTED)) / 2  # everything was heard long before it was worked through
+    assert max(waiting) <= 2 + 1 + 1  # utterances, the one whose draft is being worked on, and a draft
+    assert counters.pending == counters.pending_drafts == 0
+    assert counters.dropped_drafts > counters.provisional_events
+    finals = events.of_phase("final")
+    assert counters.dropped_utterances + len(finals) == counters.utterances
+    assert [event.utterance[-1] for event in finals[-2:]] == [str(counters.utterances - 1), str(counters.utterances)]
+
+
 async def test_a_live_stream_drops_the_oldest_waiting_utterance_when_recognition_falls_behind(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,8 +351,8 @@ async def test_a_live_stream_drops_the_oldest_waiting_utterance_when_recognition
 
     monkeypatch.setattr(recognizer, "encode_audio", wait_until_all_is_heard)
     settings = SETTINGS.model_copy(update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": 2})})
-    events, count = Events(), len(expected(CONVERSATION))
-    async with open_source(settings.sources, rate_hz=5) as source:
+    events, count = Events(), len(expected(ACTED))
+    async with open_source(Sources(media=str(ACTED), fast=True), rate_hz=5) as source:
         monkeypatch.setattr(type(source), "live", property(lambda _: True))
         stream = pipeline(source, recognizer, events, settings)
         running = asyncio.create_task(stream.run())

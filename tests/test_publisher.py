@@ -83,20 +83,21 @@ async def test_who_comes_later_gets_state_info_and_availability_but_no_old_label
             assert Info.model_validate_json(late.on("/info")[0].payload) == INFO
 
 
-async def test_provisional_events_go_out_unacknowledged_and_do_not_become_the_state(mosquitto: Mosquitto) -> None:
+async def test_provisional_events_have_a_topic_of_their_own_and_do_not_become_the_state(mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port) as subscriber:
         async with online(mosquitto.url) as connected:
             connected.publish(emotion_event(1, phase="provisional"))
-            await subscriber.wait_for("/main/utterance")
+            await subscriber.wait_for("/main/provisional")
             connected.publish(emotion_event(1))
             await subscriber.wait_for("/main/arousal")
             connected.publish(emotion_event(2, phase="provisional"))
             connected.publish(emotion_event(3, phase="provisional"))
-            await subscriber.wait_for("/main/utterance", 3)
+            await subscriber.wait_for("/main/provisional", 2)
             status = connected.status()
-    heard = subscriber.on("/main/utterance")
-    assert [(message.qos, message.retain) for message in heard] == [(0, False), (1, False), (0, False)]
-    assert ids([message.payload for message in heard]) == ["event-1", "event-1", "event-3"]
+    early = subscriber.on("/main/provisional")
+    assert ids([message.payload for message in early]) == ["event-1", "event-3"]
+    assert {(message.qos, message.retain) for message in early} == {(0, False)}
+    assert payloads(subscriber, "/main/utterance") == [emotion_event(1).to_json()]
     assert payloads(subscriber, "/main/state") == [emotion_event(1).to_json()]
     assert (status.published, status.provisional, status.superseded, status.dropped) == (1, 2, 1, 0)
 

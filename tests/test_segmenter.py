@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from streamer.segmenter import RESET_AFTER_S, Segmenter
 from streamer.settings import Segmentation, Vad
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
-from streamer.utterance import EndReason, Utterance
+from streamer.utterance import EndReason, Unfinished, Utterance
 from streamer.vad import make_detector
 
 FRAME = 160  # 10 ms: every setting is a whole number of frames
 MS = SAMPLE_RATE_HZ // 1000
 SETTINGS = Segmentation(
-    start_ms=30, hangover_ms=100, pre_roll_ms=50, post_roll_ms=40, min_ms=60, max_ms=1000, gap_ms=200
+    start_ms=30, pause_ms=60, hangover_ms=100, pre_roll_ms=50, post_roll_ms=40, min_ms=60, max_ms=1000, gap_ms=200
 )
 
 
@@ -56,8 +56,10 @@ def stream(*spans: tuple[int, str]) -> np.ndarray:
     return level + np.arange(len(level), dtype=np.float32) % 1021 / 8192
 
 
-def segment(sound: np.ndarray, settings: Segmentation = SETTINGS, chunk: int = 1000) -> list[Utterance]:
-    segmenter = Segmenter(settings, Scripted())
+def segment(
+    sound: np.ndarray, settings: Segmentation = SETTINGS, chunk: int = 1000, *, drafts: bool = False
+) -> list[Utterance]:
+    segmenter = Segmenter(settings, Scripted(), drafts=drafts)
     found = []
     for at in range(0, len(sound), chunk):
         found += segmenter.push(AudioChunk(at, sound[at : at + chunk]))
@@ -225,6 +227,56 @@ class TestMaximum:
         assert set(detector.resets) == {0}
 
 
+class TestDrafts:
+    def test_a_pause_is_reported_once_with_the_sound_that_the_utterance_would_have(self) -> None:
+        sound = stream((100, "-"), (200, "s"), (80, "-"), (100, "s"), (300, "-"))
+        first, second, final = segment(sound, drafts=True)
+        assert [u.reason for u in (first, second, final)] == [Unfinished.PAUSE, Unfinished.PAUSE, EndReason.SILENCE]
+        assert [u.number for u in (first, second, final)] == [1, 1, 1]
+        assert spans_ms([first, second, final]) == [(100, 300), (100, 480), (100, 480)]
+        assert [u.endpoint / MS for u in (first, second, final)] == [360, 540, 580]
+        assert audio_ms(first) == (50, 340)
+        assert second.sounds_like(final)
+        assert not first.sounds_like(final)
+        assert (first.over, final.over) == (False, True)
+
+    def test_a_short_silence_is_no_pause(self) -> None:
+        drafts = segment(stream((100, "s"), (50, "-"), (100, "s")), drafts=True)
+        assert [u.reason for u in drafts] == [EndReason.STREAM_END]
+
+    def test_a_pause_is_as_long_as_the_post_roll(self) -> None:
+        settings = SETTINGS.model_copy(update={"post_roll_ms": 80})
+        draft, final = segment(stream((200, "s"), (300, "-")), settings, drafts=True)
+        assert draft.endpoint == 280 * MS
+        assert draft.sounds_like(final)
+
+    def test_a_pause_as_long_as_the_hangover_is_the_end(self) -> None:
+        settings = SETTINGS.model_copy(update={"pause_ms": 100})
+        assert [u.over for u in segment(stream((200, "s"), (300, "-")), settings, drafts=True)] == [True]
+
+    def test_what_is_too_short_is_not_reported(self) -> None:
+        assert segment(stream((100, "-"), (50, "s"), (300, "-")), drafts=True) == []
+
+    def test_long_speech_is_reported_every_so_often(self) -> None:
+        settings = SETTINGS.model_copy(update={"max_ms": 5000, "update_ms": 300})
+        sound = stream((100, "-"), (700, "s"), (80, "-"), (500, "s"), (200, "-"))
+        found = segment(sound, settings, drafts=True)
+        assert [(u.reason.value, u.endpoint / MS) for u in found] == [
+            ("speaking", 400),
+            ("speaking", 700),
+            ("pause", 860),
+            ("speaking", 1160),
+            ("pause", 1440),
+            ("silence", 1480),
+        ]
+        assert [audio_ms(u)[1] for u in found] == [400, 700, 840, 1160, 1420, 1420]
+        assert_sound(found, sound)
+
+    def test_long_speech_is_not_reported_where_that_is_not_wanted(self) -> None:
+        settings = SETTINGS.model_copy(update={"max_ms": 5000, "update_ms": None})
+        assert [u.over for u in segment(stream((4000, "s")), settings, drafts=True)] == [True]
+
+
 class TestGaps:
     def push(self, segmenter: Segmenter, lost_ms: int) -> list[Utterance]:
         before, after = stream((100, "-"), (200, "s")), stream((100, "s"), (200, "-"))
@@ -296,7 +348,7 @@ class TestState:
         for at in range(0, len(sound), FRAME):
             segmenter.push(AudioChunk(at, sound[at : at + FRAME]))
             seen.append(segmenter.speech_start)
-            assert segmenter.speaking == (seen[-1] is not None)
+            assert segmenter.speaking == (seen[-1] is not None) == (segmenter.speech_end is not None)
         assert seen == [None] * 12 + [100 * MS] * 17 + [None] * 11
 
     def test_detector_is_reset_in_the_first_silence_when_its_state_is_old(self) -> None:
@@ -342,6 +394,8 @@ class TestAnyStream:
     def settings(draw: st.DrawFn) -> Segmentation:
         return Segmentation(
             start_ms=draw(st.integers(10, 100)),
+            pause_ms=draw(st.integers(20, 400)),
+            update_ms=draw(st.none() | st.integers(200, 1000)),
             hangover_ms=draw(st.integers(50, 300)),
             pre_roll_ms=draw(st.integers(0, 300)),
             post_roll_ms=draw(st.integers(0, 400)),
@@ -353,12 +407,12 @@ class TestAnyStream:
     def test_split_makes_no_difference(self, spans: Spans, settings: Segmentation, data: st.DataObject) -> None:
         sound = stream(*spans)
         inside = data.draw(st.lists(st.integers(0, len(sound)), max_size=20), label="cuts")
-        segmenter = Segmenter(settings, Scripted())
+        segmenter = Segmenter(settings, Scripted(), drafts=True)
         found = []
         for start, end in pairwise([0, *sorted(inside), len(sound)]):
             found += segmenter.push(AudioChunk(start, sound[start:end]))
         found += segmenter.flush(EndReason.STREAM_END)
-        expected = segment(sound, settings, chunk=len(sound))
+        expected = segment(sound, settings, chunk=len(sound), drafts=True)
         assert [without_samples(u) for u in found] == [without_samples(u) for u in expected]
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours.samples, theirs.samples)
@@ -377,6 +431,52 @@ class TestAnyStream:
             assert before.audio_start + len(before.samples) <= after.audio_start
             assert before.endpoint <= after.endpoint
 
+    @given(spans=spans, settings=settings())
+    def test_drafts_change_no_utterance_and_each_has_one(self, spans: Spans, settings: Segmentation) -> None:
+        sound = stream(*spans)
+        found = segment(sound, settings, drafts=True)
+        over = [u for u in found if u.over]
+        assert [without_samples(u) for u in over] == [without_samples(u) for u in segment(sound, settings)]
+        assert_sound(found, sound)
+        assert [u.number for u in found] == sorted(u.number for u in found)
+        assert [u.endpoint for u in found] == sorted(u.endpoint for u in found)
+        for draft in found:
+            final = over[draft.number - 1]
+            assert draft.start == final.start
+            assert draft.audio_start == final.audio_start
+
+    @given(spans=spans, settings=settings())
+    def test_a_pause_is_reported_where_there_is_one_and_only_there(self, spans: Spans, settings: Segmentation) -> None:
+        settings = settings.model_copy(update={"max_ms": 30_000})
+        sound = stream(*spans)
+        found = segment(sound, settings, drafts=True)
+        voiced = sound[: len(sound) // FRAME * FRAME].reshape(-1, FRAME).mean(axis=1) >= 0.5
+        pause = max(frames(settings.pause_ms), frames(settings.post_roll_ms))
+        expected = []
+        for u in (u for u in found if u.over):
+            speech = np.flatnonzero(voiced[: u.endpoint // FRAME]) + 1  # where frames with speech end
+            speech = speech[speech > u.start // FRAME]
+            silences = np.diff(speech, append=u.endpoint // FRAME + 1) - 1
+            ends = speech[(silences >= pause) & (silences < frames(settings.hangover_ms))]
+            if u.reason is EndReason.SILENCE and pause < frames(settings.hangover_ms):
+                ends = np.append(ends, u.end // FRAME)
+            long_enough = (ends * FRAME - u.start) >= settings.min_ms * MS
+            expected += [(u.number, int(end) * FRAME) for end in ends[long_enough]]
+        assert [(u.number, u.end) for u in found if u.reason is Unfinished.PAUSE] == expected
+
+    @given(spans=spans, settings=settings())
+    def test_the_last_pause_is_the_utterance_when_nothing_was_added(self, spans: Spans, settings: Segmentation) -> None:
+        found = segment(stream(*spans), settings, drafts=True)
+        if max(frames(settings.pause_ms), frames(settings.post_roll_ms)) >= frames(settings.hangover_ms):
+            assert not any(u.reason is Unfinished.PAUSE for u in found)
+            return
+        for before, u in pairwise([None, *found]):
+            if u.reason is EndReason.SILENCE:
+                assert before is not None
+                assert before.reason is Unfinished.PAUSE
+                assert before.sounds_like(u)
+                np.testing.assert_array_equal(before.samples, u.samples)
+
     @given(spans=spans)
     def test_all_speech_long_enough_is_in_an_utterance(self, spans: Spans) -> None:
         """With no minimum, only runs too short to begin an utterance stay outside."""
@@ -385,9 +485,8 @@ class TestAnyStream:
         covered = np.zeros(len(sound), bool)
         for u in segment(sound, settings):
             covered[u.audio_start : u.audio_start + len(u.samples)] = True
-        frames = sound[: len(sound) // FRAME * FRAME].reshape(-1, FRAME).mean(axis=1) >= 0.5
         run = 0
-        for n, voiced in enumerate(frames):
+        for n, voiced in enumerate(sound[: len(sound) // FRAME * FRAME].reshape(-1, FRAME).mean(axis=1) >= 0.5):
             run = run + 1 if voiced else 0
             if run * 10 >= settings.start_ms:
                 assert covered[(n + 1 - run) * FRAME : (n + 1) * FRAME].all()
@@ -446,6 +545,11 @@ def read(clip: Path) -> np.ndarray:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     frames += resampler.resample(None)
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
+
+
+def frames(ms: int) -> int:
+    """Whole frames that cover a time."""
+    return -(-ms * MS // FRAME)
 
 
 def without_samples(u: Utterance) -> tuple[object, ...]:

@@ -87,6 +87,7 @@ def test_at_real_time_pace_the_events_are_the_same_and_reach_a_subscriber_in_ord
         ended = run("--media", CONVERSATION, "--mqtt", mosquitto.url, "--node", "desk", "--stream", "cam")
         assert ended.code == 0, ended.log
         published = [json.loads(heard.payload) for heard in subscriber.on("telme/desk/cam/utterance")]
+        provisional = [json.loads(heard.payload) for heard in subscriber.on("telme/desk/cam/provisional")]
         assert [heard.payload for heard in subscriber.on("/availability")] == ["online", "stopped"]
         state = [json.loads(heard.payload) for heard in subscriber.on("/state")]
         labels = [heard.payload for heard in subscriber.on("/label")]
@@ -100,6 +101,17 @@ def test_at_real_time_pace_the_events_are_the_same_and_reach_a_subscriber_in_ord
     assert labels[-1] == published[-1]["emotion"]
     for event in published:
         assert 0 < event["latency_ms"]["endpoint"] <= event["latency_ms"]["total"]
+    assert {event["utterance"] for event in provisional} <= {event["utterance"] for event in published}
+    assert len({event["event_id"] for event in provisional}) == len(provisional) > 0
+    for event in provisional:
+        jsonschema.validate(event, json_schema(), format_checker=jsonschema.FormatChecker())
+        assert (event["phase"], event["end_reason"]) == ("provisional", None)
+
+
+def test_the_straight_pipeline_gives_the_same_events_and_nothing_before_them(fast: Ended) -> None:
+    ended = run("--media", CONVERSATION, "--fast", "--straight", "--provisional")
+    assert [content(event) for event in ended.events] == [content(event) for event in fast.events]
+    assert all(event["latency_ms"]["speculation"] is None for event in ended.events)
 
 
 def test_without_transcripts_events_hold_no_words() -> None:

@@ -83,10 +83,20 @@ def test_a_missing_transcript_is_said() -> None:
     assert "(no transcript)" in shown(event(1, None))
 
 
-def test_a_provisional_event_is_one_line() -> None:
-    text = shown(event(1, phase="provisional"))
-    assert text.count("\n") == 1
-    assert "perhaps  joy 75 %" in text
+def test_a_provisional_event_is_a_line_that_is_overwritten() -> None:
+    perhaps = [event(1, phase="provisional", event_id=name) for name in "ab"]
+    text = shown(*perhaps, event(1, "Dogs."), event(2), force_terminal=True, color_system=None)
+    first, second, final = text.split("\x1b[2K")
+    for line in (first, second):
+        assert "perhaps  joy 75 %" in line
+        assert "\n" not in line
+        assert line.endswith("\r")
+    assert "“Dogs.”" in final
+
+
+@pytest.mark.parametrize("terminal", [{}, {"force_terminal": True, "_environ": {"TERM": "dumb"}}])
+def test_where_no_line_can_be_overwritten_only_final_events_are_shown(terminal: dict[str, object]) -> None:
+    assert shown(event(1, phase="provisional"), **terminal) == ""
 
 
 def test_a_terminal_gets_colours_but_no_cursor_tricks() -> None:
@@ -111,8 +121,9 @@ def test_an_old_terminal_gets_ascii() -> None:
 @settings(max_examples=30, deadline=None)
 @given(emotion_events)
 def test_any_event_fits_80_columns(one: EmotionEvent) -> None:
-    assert all(cell_len(line) <= 80 for line in shown(one, width=200).splitlines())
-    assert shown(one, width=40)
+    terminal = {"force_terminal": True, "color_system": None}
+    assert all(cell_len(line) <= 80 for line in shown(one, width=200, **terminal).splitlines())
+    assert shown(one, width=40, **terminal)
 
 
 def test_lines_about_the_stream_come_in_order() -> None:
@@ -217,14 +228,18 @@ async def test_what_was_said_is_text_not_html(tab: Page, live_page: LivePage) ->
 
 
 async def test_a_revision_replaces_its_turn(tab: Page, live_page: LivePage) -> None:
-    live_page.publish(event(1, "Dogs", phase="provisional", event_id="first"))
+    live_page.publish(event(1, None, phase="provisional", event_id="first"))
+    await expect(tab.locator("#said")).to_have_text("…")
+    await expect(tab.locator("#turns li.perhaps")).to_have_count(1)
     live_page.publish(event(1, "Dogs are sitting", event_id="second"))
     await expect(tab.locator("#said")).to_have_text("Dogs are sitting")
     await expect(tab.locator("#turns li")).to_have_count(1)
+    await expect(tab.locator(".perhaps, .past")).to_have_count(0)
 
 
 async def test_whoever_comes_late_sees_the_recent_events_once(browser: Browser, live_page: LivePage) -> None:
     for number in range(60):
+        live_page.publish(event(number, phase="provisional", event_id=f"perhaps-{number}"))
         live_page.publish(event(number))
     late = await browser.new_page()
     await late.goto(live_page.url)

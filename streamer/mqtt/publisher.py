@@ -348,7 +348,7 @@ class Publisher:
     async def _send_provisional(self, client: Client, event: EmotionEvent) -> None:
         """Once, without acknowledgement: the next event of the utterance says more."""
         self._provisional += 1
-        topic = self._topics.utterance(event.stream)
+        topic = self._topics.provisional(event.stream)
         await self._send(client, Outgoing(topic, event.to_json(), qos=0, expiry_s=self._settings.expiry_s))
 
     async def _send_final(self, client: Client, event: EmotionEvent) -> None:

@@ -51,8 +51,12 @@ class Topics:
         return f"{self.root}/response/{verb}"
 
     def utterance(self, stream: str) -> str:
-        """Every event of a stream."""
+        """Every final event of a stream."""
         return f"{self.root}/{stream}/utterance"
+
+    def provisional(self, stream: str) -> str:
+        """What can be said of an utterance before it is over."""
+        return f"{self.root}/{stream}/provisional"
 
     def state(self, stream: str) -> str:
         """Retained: the latest final event of a stream."""

@@ -60,7 +60,7 @@ class LivePage:
 
     def publish(self, event: EmotionEvent) -> None:
         """Show an event; returns at once."""
-        self._server.publish(event.to_json())
+        self._server.publish(event.to_json(), keep=event.phase == "final")
 
 
 def _listen(port: int) -> socket.socket:

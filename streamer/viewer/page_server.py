@@ -55,9 +55,10 @@ class Feed:
         self._recent: deque[str] = deque(maxlen=_RECENT)
         self._browsers: set[_Browser] = set()
 
-    def publish(self, message: str) -> None:
-        """Send a message of one line."""
-        self._recent.append(message)
+    def publish(self, message: str, *, keep: bool) -> None:
+        """Send a message of one line; `keep` it for browsers that come later."""
+        if keep:
+            self._recent.append(message)
         for browser in self._browsers:
             try:
                 browser.waiting.put_nowait(message)
@@ -135,9 +136,9 @@ class PageServer:
         self._loop.call_soon_threadsafe(self._end)
         self._thread.join(_STOP_S)
 
-    def publish(self, message: str) -> None:
-        """Send a message of one line to all browsers; returns at once. From any thread."""
-        self._loop.call_soon_threadsafe(self.feed.publish, message)
+    def publish(self, message: str, *, keep: bool) -> None:
+        """Send a message of one line to all browsers; `keep` it for later ones. Returns at once. From any thread."""
+        self._loop.call_soon_threadsafe(lambda: self.feed.publish(message, keep=keep))
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

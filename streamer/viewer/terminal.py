@@ -1,6 +1,7 @@
 """The live view in a terminal: one block for each utterance, as it comes.
 
-Plain text where nobody looks (a pipe, a file), colours where somebody does; never a cursor trick.
+Plain text where nobody looks (a pipe, a file), colours where somebody does. There a line that says what an utterance
+seems to become is overwritten by the next one, and at last by the block; elsewhere it is left out.
 """
 
 import io
@@ -38,6 +39,7 @@ _STYLES = {
     **dict.fromkeys(("surprise",), "cyan"),
     **dict.fromkeys(("fru",), "dark_orange"),
 }
+_WIPE = "\x1b[2K"  # the line that the cursor is on
 _PLAIN = str.maketrans({"█": "#", "▌": "#", "·": ".", "●": "o", "│": "|", "“": '"', "”": '"', "–": "-"})
 
 
@@ -46,6 +48,8 @@ class TerminalView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._overwrites = console.is_terminal and not console.is_dumb_terminal
+        self._line_to_wipe = False
         self._writer: BackgroundWriter[EmotionEvent | str] = BackgroundWriter(
             self._write, name="the terminal", size=_WAITING_MAX, last_s=_LAST_BLOCKS_S
         )
@@ -71,9 +75,16 @@ class TerminalView:
         self._writer.put(line)
 
     def _write(self, shown: EmotionEvent | str) -> None:
+        provisional = isinstance(shown, EmotionEvent) and shown.phase == "provisional"
+        if provisional and not self._overwrites:
+            return
         block = _block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
-        self._console.file.write(_rendered(block, self._console))
+        text = _rendered(block, self._console)
+        wiped = f"{_WIPE}{text}" if self._line_to_wipe else text
+        # The cursor waits at the beginning of the line, so that even a log message begins there.
+        self._console.file.write(wiped.rstrip("\n") + "\r" if provisional else wiped)
         self._console.file.flush()
+        self._line_to_wipe = provisional
 
 
 def to_svg(events: Iterable[EmotionEvent], title: str = "telme-stream") -> str:

@@ -165,4 +165,4 @@ class _Vectors:
 def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:
     truth = [labels.index(utterance.label_among(labels) or "") for utterance in utterances]
     ids = tuple(utterance.id for utterance in utterances)
-    return Encodings(vectors, np.array(truth, np.int64), ids, grouping(utterances)[1])
+    return Encodings(vectors, np.array(truth, np.int64), ids, groups=grouping(utterances)[1])

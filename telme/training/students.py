@@ -32,7 +32,7 @@ def without_text(students: Students, batch: Batch, together: float = 1.0) -> npt
 
 
 def judge_students(
-    students: Students, material: Mapping[Split, Company], labels: Sequence[str], corpus: str, seed: int
+    students: Students, material: Mapping[str, Company], labels: Sequence[str], corpus: str, seed: int
 ) -> tuple[float, tuple[Score, ...]]:
     """The temperature of both students together, fitted on dev, and the scores on test, where all have both.
 

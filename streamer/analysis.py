@@ -1,0 +1,129 @@
+"""Utterance -> its words, and the emotion that words, voice and face show."""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+
+from streamer.backlog import Cut
+from streamer.dialogue import Dialogue
+from streamer.transcriber import Transcriber
+from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
+from streamer.watcher import Prepared, Watcher
+from streamer.workers import Workers, run_in
+from telme.features.text import Turn
+from telme.runtime.encoders import Encoded
+from telme.runtime.recognition import Recognition
+from telme.runtime.recognizer import Recognizer
+
+# A camera's last pictures of an utterance are looked at within this time, or the event goes out without them.
+PICTURE_WAIT_S = 0.3
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was made of an utterance or a draft.
+
+    heard: its words, or why they are not believed; None where nobody listened for words.
+    turns: the dialogue that the text teacher read; None without words.
+    audio, visual: None where there is too little sound, or no face.
+    transcription_ms: None where nobody listened for words.
+    begun_at: monotonic seconds.
+    begun_ms: from the end of speech until work began.
+    took_ms: from the beginning of the work to its end.
+    """
+
+    heard: Transcript | Rejected | None
+    turns: tuple[Turn, ...] | None
+    audio: Encoded | None
+    visual: Encoded | None
+    recognition: Recognition
+    transcription_ms: float | None
+    begun_at: float
+    begun_ms: float
+    took_ms: float
+
+
+class Analyst:
+    """Analyses the utterances of one speaker, in worker threads.
+
+    transcriber: None where no speech recogniser is wanted; then text is missing from every utterance.
+    live: whether pictures may arrive later than the sound that was recorded with them.
+    The dialogue is read, never added to.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber | None,
+        recognizer: Recognizer,
+        watcher: Watcher,
+        dialogue: Dialogue,
+        speaker: str,
+        workers: Workers,
+        *,
+        live: bool,
+    ) -> None:
+        self._transcriber = transcriber
+        self._recognizer = recognizer
+        self._watcher = watcher
+        self._dialogue = dialogue
+        self._speaker = speaker
+        self._workers = workers
+        self._live = live
+
+    async def analyse(self, cut: Cut) -> Analysis:
+        """Everything, for an utterance and in a pause; only voice and face while somebody speaks.
+
+        Raises whatever a model raises that cannot digest its input.
+        """
+        utterance, begun_at = cut.utterance, time.monotonic()
+        (heard, transcription_ms), audio, visual = await asyncio.gather(
+            self._listen(utterance),
+            run_in(self._workers.encoders, self._recognizer.encode_audio, utterance.samples),
+            self._look(utterance),
+        )
+        turns = self._turns(utterance, heard)
+        recognition = await self._recognise(turns, audio, visual)
+        return Analysis(
+            heard=heard,
+            turns=turns,
+            audio=audio,
+            visual=visual,
+            recognition=recognition,
+            transcription_ms=transcription_ms,
+            begun_at=begun_at,
+            begun_ms=utterance.silence_ms + 1000 * (begun_at - cut.at),
+            took_ms=1000 * (time.monotonic() - begun_at),
+        )
+
+    async def renew(self, analysis: Analysis, utterance: Utterance) -> Analysis:
+        """The analysis as it would be now: the text is read again if there are new turns before it."""
+        turns = self._turns(utterance, analysis.heard)
+        if turns == analysis.turns:
+            return analysis
+        recognition = await self._recognise(turns, analysis.audio, analysis.visual)
+        return replace(analysis, turns=turns, recognition=recognition)
+
+    async def _listen(self, utterance: Utterance) -> tuple[Transcript | Rejected | None, float | None]:
+        if self._transcriber is None or utterance.reason is Unfinished.SPEAKING:
+            return None, None
+        started = time.perf_counter()
+        heard = await run_in(self._workers.speech, self._transcriber.transcribe, utterance.samples)
+        return heard, 1000 * (time.perf_counter() - started)
+
+    async def _look(self, utterance: Utterance) -> Encoded | None:
+        # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
+        wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
+        frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
+        return await run_in(self._workers.encoders, self._recognizer.encode_visual, frames)
+
+    def _turns(self, utterance: Utterance, heard: Transcript | Rejected | None) -> tuple[Turn, ...] | None:
+        if not isinstance(heard, Transcript):
+            return None
+        return self._dialogue.context(self._speaker, heard.text, utterance.end_s)
+
+    async def _recognise(
+        self, turns: tuple[Turn, ...] | None, audio: Encoded | None, visual: Encoded | None
+    ) -> Recognition:
+        encoders, recognizer = self._workers.encoders, self._recognizer
+        text = None if turns is None else await run_in(encoders, recognizer.encode_text, turns)
+        return await run_in(encoders, lambda: recognizer.fuse(text=text, audio=audio, visual=visual))
