@@ -49,11 +49,15 @@ def main() -> None:
         ports = _Ports(broker=_free_port(), metrics=_free_port())
         stream = parts.enter_context(_stream(server.url, ports, options.output / "stream.log", options.flags))
         listener = parts.enter_context(_Listener(ports.broker))
-        samples = list(_watch(stream, ports, listener, server, options))
+        samples = []
+        with (options.output / "samples.jsonl").open("w", buffering=1) as file:
+            for sample in _watch(stream, ports, listener, server, options):
+                samples.append(sample)
+                file.write(json.dumps(asdict(sample)) + "\n")
         stream.send_signal(signal.SIGTERM)
         code = stream.wait(STOP_S)
-    _write_lines(options.output / "samples.jsonl", samples)
-    _write_lines(options.output / "events.jsonl", listener.events)
+    events = "".join(json.dumps(asdict(event)) + "\n" for event in listener.events)
+    (options.output / "events.jsonl").write_text(events)
     warm_up_s = min(options.warm_up_s, 60 * options.minutes / 3)
     findings = soak_report.examine(samples, listener.events, warm_up_s, server.cuts, code)
     soak_report.write(options.output, findings, samples, listener.events)
@@ -225,10 +229,6 @@ def _sample(pid: int, status: dict[str, Any]) -> Sample:
         processor_s=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
         status=status,
     )
-
-
-def _write_lines(path: Path, rows: Sequence[Sample] | Sequence[Delivered]) -> None:
-    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def _free_port() -> int:

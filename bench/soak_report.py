@@ -1,6 +1,6 @@
 """What a soak shows: trends with their uncertainty, what was lost, a report and a plot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from scipy import stats
 
+JUDGED_FROM_S = 1200.0  # a shorter time after the warm-up says nothing about an hour
 BLOCKS = 12  # successive samples resemble each other; means of long blocks hardly do
 GROWTH_MAX_MB_PER_H = 1.0
 DELAY_GROWTH_MAX_MS_PER_H = 50.0
@@ -81,6 +82,11 @@ class Findings:
     status: dict[str, Any]  # the last one
 
     @property
+    def long_enough(self) -> bool:
+        """Whether trends can be judged."""
+        return self.seconds - self.warm_up_s >= JUDGED_FROM_S
+
+    @property
     def problems(self) -> list[str]:
         """What leaked, was lost or broke, in words."""
         problems = [
@@ -89,9 +95,9 @@ class Findings:
             for name in LOSSES
             if isinstance(counters, dict) and counters.get(name)
         ]
-        if self.own.low > GROWTH_MAX_MB_PER_H:
+        if self.long_enough and self.own.low > GROWTH_MAX_MB_PER_H:
             problems.append(f"memory grows: {self.own} MB/h")
-        if self.delay.low > DELAY_GROWTH_MAX_MS_PER_H:
+        if self.long_enough and self.delay.low > DELAY_GROWTH_MAX_MS_PER_H:
             problems.append(f"the delay grows: {self.delay} ms/h")
         for name, (before, after) in (("threads", self.threads), ("open files", self.files)):
             if after > before:
@@ -173,6 +179,8 @@ def _markdown(found: Findings) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     counted = "\n".join(f"| {name} | {value} |" for name, value in found.status.items())
     verdict = "\n".join(f"- {problem}" for problem in found.problems) or "Nothing leaked, was lost or broke."
+    if not found.long_enough:
+        verdict += f"\n\nTrends are not judged: that takes {JUDGED_FROM_S / 60:.0f} min after the warm-up."
     return f"""# Soak
 
 {verdict}
@@ -220,11 +228,11 @@ def _plot(found: Findings, samples: Sequence[Sample], events: Sequence[Delivered
     return figure
 
 
-def _series(values: Any) -> Series:
+def _series(values: Iterable[float]) -> Series:
     return np.array(list(values), np.float64)
 
 
-def _median(values: Any) -> float:
+def _median(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
 
 

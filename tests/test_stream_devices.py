@@ -10,7 +10,7 @@ from pathlib import Path
 import jiwer
 import pytest
 import soundfile
-from brokers import Mosquitto, Subscriber
+from brokers import Mosquitto, Subscriber, until
 from devices.fake_v4l2 import FakeV4l2
 from devices.network import live_url
 from devices.reading import AWAY_S, BACK_S
@@ -88,6 +88,7 @@ async def status(subscriber: Subscriber) -> Event:
 
 async def until_recognised(subscriber: Subscriber) -> None:
     """Until nobody speaks and every utterance so far has become an event."""
+    await asyncio.sleep(1.0)  # what was just played is still on its way
     await until_status(
         subscriber,
         lambda now: not now["speaking"] and now["pipeline"]["utterances"] == now["pipeline"]["events"],
@@ -121,14 +122,15 @@ async def test_a_microphone_that_is_pulled_out_and_put_back_is_heard_again(
         playing.kill()
         playing.wait()
         # The utterance in hand is closed though no sample says that it is over.
-        assert json.loads((await subscriber.wait_for("/utterance"))[0].payload)["end_reason"] == "gap"
+        await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
         # The camera goes on meanwhile.
         seen = (await status(subscriber))["pictures"]["seen"]
         await asyncio.sleep(AWAY_S)
         assert (await status(subscriber))["pictures"]["seen"] >= seen + 5
+        await until_recognised(subscriber)
+        before = len(heard(subscriber))
         await asyncio.to_thread(server.plug_in)
         assert await back_after_s(stream) < BACK_S
-        before = len(heard(subscriber))
         assert await asyncio.to_thread(server.play(speech).wait, 30) == 0
         await until_recognised(subscriber)
         counted = (await status(subscriber))["source"]
@@ -189,19 +191,18 @@ async def test_a_live_url_that_dies_comes_back_into_the_same_stream(mosquitto: M
     ):
         await subscriber.wait_for("/utterance")
         await until_status(subscriber, lambda now: bool(now["speaking"]))
-        in_hand = (await status(subscriber))["segmenter"]["utterances"]
         url.kill()
-        cut = json.loads((await subscriber.wait_for("/utterance", in_hand + 1))[in_hand].payload)
+        await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
         await asyncio.sleep(AWAY_S)
+        before = len(heard(subscriber))
         await asyncio.to_thread(url.start)
         assert await back_after_s(stream) < BACK_S
-        await subscriber.wait_for("/utterance", in_hand + 3)
+        await subscriber.wait_for("/utterance", before + 2)
         assert await asyncio.to_thread(stream.stop) == 0
         await subscriber.wait_for("/availability", 2)
         events = heard(subscriber)
         availability = [heard.payload for heard in subscriber.on("/availability")]
     assert availability == ["online", "stopped"]
-    assert cut["end_reason"] == "gap"
     assert [event["start_s"] for event in events] == sorted(event["start_s"] for event in events)
     assert events[-1]["modalities"]["visual"] is not None
     assert "'reopened': 1" in stream.log

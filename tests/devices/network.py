@@ -30,6 +30,7 @@ class Server:
         deadline = time.monotonic() + 10
         while not _listens(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"does not listen on port {self.port}: {self._command}")
             time.sleep(0.02)
 
