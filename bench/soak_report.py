@@ -76,7 +76,7 @@ class Findings:
     total_ms: tuple[float, float, float]  # median, 95th and 99th percentile
     age_ms: tuple[float, float, float]
     delay: Trend  # of the age, which also grows when the stream falls behind its source: ms an hour
-    threads: tuple[int, int]  # most in the first and in the last tenth
+    threads: tuple[int, int]  # fewest in the first and in the last tenth: what comes and goes is no leak
     files: tuple[int, int]
     cores: float
     status: dict[str, Any]  # the last one
@@ -144,8 +144,8 @@ def examine(
         total_ms=_percentiles([event.total_ms for event in finals]),
         age_ms=_percentiles([event.age_ms for event in finals]),
         delay=trend(_series(e.time_s for e in finals), _series(e.age_ms for e in finals)),
-        threads=(max(s.threads for s in first), max(s.threads for s in last)),
-        files=(max(s.files for s in first), max(s.files for s in last)),
+        threads=(min(s.threads for s in first), min(s.threads for s in last)),
+        files=(min(s.files for s in first), min(s.files for s in last)),
         cores=(samples[-1].processor_s - samples[0].processor_s) / max(1e-9, samples[-1].time_s - began),
         status=samples[-1].status,
     )
