@@ -52,6 +52,8 @@ LOSSES = (
 PAUSE, SPEAKING = "provisional, at a pause", "provisional, while speaking"
 SEEN = "total, as a reader sees it"
 
+WIDTH = 132  # of what goes into a file
+
 Event = dict[str, Any]
 
 
@@ -83,7 +85,7 @@ def main() -> None:
     flags = ("--json", "--log-format", "json", "--asr", options.asr, *options.flags)
     if "provisional" in config["output"]:
         flags += WITH_PROVISIONAL
-    ways = [Measured("telme-stream", flags)]
+    ways = [Measured("default", flags)]
     if options.against == "straight":
         ways.append(Measured("straight", (*flags, *STRAIGHT)))
     with ExitStack() as parts:
@@ -165,7 +167,7 @@ def _taken(values: Iterator[float | None]) -> list[float]:
 
 
 def _show(ways: Sequence[Measured], hangover_ms: float, clips: int | None, options: argparse.Namespace) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     first = ways[0].milliseconds()
     console.print(_table(ways, f"{len(first[SEEN])} utterances{', every core busy' if options.busy else ''}"))
     for way in ways:
@@ -185,13 +187,13 @@ def _show(ways: Sequence[Measured], hangover_ms: float, clips: int | None, optio
 def _table(ways: Sequence[Measured], title: str) -> Table:
     """Percentiles by stage and way, and how many times as long as the first the second way takes."""
     table = Table(title=title)
-    table.add_column("ms")
+    table.add_column("ms", no_wrap=True)
     for way in ways:
         for heading in ("median", "p95", "events"):
-            table.add_column(f"{way.name}\n{heading}" if len(ways) > 1 else heading, justify="right")
+            table.add_column(f"{way.name}\n{heading}" if len(ways) > 1 else heading, justify="right", no_wrap=True)
     if len(ways) > 1:
         for heading in ("median", "p95"):
-            table.add_column(f"ratio\n{heading}", justify="right")
+            table.add_column(f"ratio\n{heading}", justify="right", no_wrap=True)
     measured = [way.milliseconds() for way in ways]
     for stage in dict.fromkeys(stage for stages in measured for stage in stages):
         cells: list[str] = []
@@ -201,8 +203,8 @@ def _table(ways: Sequence[Measured], title: str) -> Table:
             high.append(np.percentile(values, [50, 95]) if values else np.array([np.nan, np.nan]))
             cells += [*(f"{ms:.0f}" for ms in high[-1]), str(len(values))] if values else ["–", "–", "0"]
         if len(ways) > 1:
-            ratios = high[1] / np.maximum(high[0], 1e-9)
-            cells += ["–" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
+            # Of less than a millisecond no ratio says anything.
+            cells += [f"{b / a:.2f}" if a >= 1 and not np.isnan(b) else "–" for a, b in zip(*high, strict=True)]
         table.add_row(stage, *cells)
     return table
 
