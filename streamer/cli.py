@@ -11,6 +11,7 @@ from streamer import logs
 from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
 from streamer.events import json_schema
 from streamer.json_lines import OutputError
+from streamer.metrics import MetricsError
 from streamer.mqtt.errors import BrokerError, OutboxError
 from streamer.service import serve
 from streamer.signals import SourceError
@@ -32,6 +33,7 @@ USER_ERRORS = (
     BrokerError,
     BundleError,
     ConfigurationError,
+    MetricsError,
     OutboxError,
     OutputError,
     PageError,
@@ -99,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--provisional", action="store_true", default=None, help="provisional events as lines, too")
     events.add_argument("--no-transcript", action="store_true", help="keep what was said out of events")
     events.add_argument("--viewer", metavar="PORT", type=int, help="serve the live page on this loopback port")
+    events.add_argument("--report", action="store_true", default=None, help="say at the end how late events were")
+    events.add_argument("--metrics", metavar="PORT", type=int, help="serve Prometheus metrics on this loopback port")
     general = parser.add_argument_group("general")
     general.add_argument("--config", metavar="FILE", type=Path, help="YAML settings file, as --print-config writes it")
     general.add_argument(
@@ -130,6 +134,8 @@ _SETTING_OF_FLAG = {
     "json": "output.json_lines",
     "provisional": "output.provisional",
     "viewer": "output.viewer_port",
+    "report": "output.report",
+    "metrics": "output.metrics_port",
     "log_level": "log.level",
     "log_format": "log.format",
 }

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 from streamer.events import BundleId
 from streamer.json_lines import JsonLines
 from streamer.loop_lag import LoopLag
+from streamer.metrics import Metrics
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
 from streamer.mqtt.info import Info
@@ -25,6 +26,7 @@ from streamer.mqtt.password import read_password
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.said import Said
 from streamer.pipeline import Pipeline, Sink
+from streamer.report import Report
 from streamer.segmenter import Segmenter
 from streamer.settings import Sources, StreamSettings
 from streamer.sources.open import open_source
@@ -57,22 +59,32 @@ async def serve(settings: StreamSettings) -> None:
         bundle = await asyncio.to_thread(Bundle.open, settings.recognition.bundle or COMPACT)
         source = open_source(settings.sources, bundle.manifest.visual.rate_hz)
         publisher = await parts.enter_async_context(connected_publisher(settings))
+        metrics = await _served_metrics(settings, parts)
         models = await asyncio.to_thread(load_models, settings, bundle)
         await parts.enter_async_context(source)
-        sinks = await _local_sinks(settings, bundle.manifest.name, parts)
+        sinks, say = await _local_sinks(settings, bundle.manifest.name, parts)
+        report = Report()
+        sinks.append(report)
         if publisher is not None:
             sinks.append(publisher)
+        if metrics is not None:
+            sinks.append(metrics)
         pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
         lag = LoopLag()
         watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
         parts.callback(watching_lag.cancel)
+        if metrics is not None:
+            metrics.ask(lambda: status(pipeline, publisher, lag), settings.stream)
         if publisher is not None:
             _answer_requests(publisher, pipeline, lag)
             publisher.ready(_info(settings, bundle))
         try:
             await _run_until(stopping, pipeline, publisher, settings.stop_s)
         finally:
-            logger.info("stream ended", extra=status(pipeline, publisher, lag))
+            ended = status(pipeline, publisher, lag)
+            logger.info("stream ended", extra=ended)
+            if settings.output.report:
+                _tell(report, ended, settings, say)
 
 
 def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
@@ -124,8 +136,21 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
     }
 
 
-async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitStack) -> list[Sink]:
-    """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted."""
+async def _served_metrics(settings: StreamSettings, parts: AsyncExitStack) -> Metrics | None:
+    if settings.output.metrics_port is None:
+        return None
+    metrics = await parts.enter_async_context(Metrics(settings.output.metrics_host, settings.output.metrics_port))
+    logger.info("metrics at %s", metrics.url)
+    return metrics
+
+
+async def _local_sinks(
+    settings: StreamSettings, bundle: str, parts: AsyncExitStack
+) -> tuple[list[Sink], Callable[[str], object]]:
+    """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted.
+
+    Also a function that says something to the person who started the program.
+    """
     sinks: list[Sink] = []
     if settings.output.viewer_port is not None:
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
@@ -133,11 +158,19 @@ async def _local_sinks(settings: StreamSettings, bundle: str, parts: AsyncExitSt
         sinks.append(page)
     if settings.output.json_lines:
         sinks.append(parts.enter_context(JsonLines(sys.stdout, provisional=settings.output.provisional)))
+        return sinks, sys.stderr.write
+    view = parts.enter_context(TerminalView(Console()))
+    view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")
+    sinks.append(view)
+    return sinks, view.status
+
+
+def _tell(report: Report, status: Mapping[str, Any], settings: StreamSettings, say: Callable[[str], object]) -> None:
+    """To the log where programs read it, else to the person."""
+    if settings.log.format == "json":
+        report.log(status)
     else:
-        view = parts.enter_context(TerminalView(Console()))
-        view.status(f"listening to {_source_name(settings.sources)} with bundle {bundle}; Ctrl-C ends\n")
-        sinks.append(view)
-    return sinks
+        say(report.text(status))
 
 
 def _source_name(sources: Sources) -> str:

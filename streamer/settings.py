@@ -29,7 +29,9 @@ class Sources(_Section):
     camera: str | None = Field(None, description="index, device path or URL")
     stall_ms: int = Field(2000, ge=200, le=60_000, description="a device that delivers nothing for so long is reopened")
     reopen_min_ms: int = Field(200, ge=10, le=60_000, description="first pause before a device is reopened; doubles")
-    reopen_max_ms: int = Field(2000, ge=10, le=600_000, description="longest pause before a device is reopened")
+    reopen_max_ms: int = Field(
+        1000, ge=10, le=600_000, description="longest pause before a device is reopened; opening takes its time, too"
+    )
 
     @model_validator(mode="after")
     def _one_sound(self) -> Self:
@@ -207,6 +209,11 @@ class Output(_Section):
     provisional: bool = Field(False, description="true has provisional events among the JSON lines, too")
     transcript: bool = Field(True, description="false keeps what was said out of events")
     viewer_port: int | None = Field(None, ge=0, le=65_535, description="serve the live page on this loopback port")
+    report: bool = Field(False, description="say at the end how late events were and what was lost")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="serve /metrics for Prometheus on this port; 0 takes a free one"
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address at which metrics are served, to anybody")
 
 
 class Log(_Section):

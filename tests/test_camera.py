@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from devices.fake_v4l2 import FakeV4l2
-from devices.network import mjpeg_camera
-from devices.reading import reading
+from devices.network import Server, mjpeg_camera
+from devices.reading import AWAY_S, BACK_S, reading
 
 from streamer.settings import Sources
 from streamer.signals import SourceCounters, SourceError
@@ -119,6 +120,23 @@ async def test_a_network_camera_that_was_away_is_reopened(fault: str) -> None:
     steps_s = np.diff([frame.time_s for frame in frames])
     assert (steps_s > 0).all()
     assert steps_s.max() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lose", "restore"), [(Server.kill, Server.start), (Server.freeze, Server.thaw)])
+async def test_a_network_camera_is_seen_soon_after_its_return(
+    lose: Callable[[Server], None], restore: Callable[[Server], None]
+) -> None:
+    usual = Sources(camera="0")
+    backoff = Backoff(usual.reopen_min_ms / 1000, usual.reopen_max_ms / 1000)
+    with mjpeg_camera() as server:
+        camera = Camera(server.url, rate_hz=5, stall_s=usual.stall_ms / 1000, backoff=backoff, clock=time.monotonic)
+        async with reading(camera) as got:
+            await got.until(lambda: len(got.frames) > 2)
+            await asyncio.to_thread(lose, server)
+            await asyncio.sleep(AWAY_S)
+            await asyncio.to_thread(restore, server)
+            assert await got.seconds_until_more(got.frames) < BACK_S
 
 
 async def test_frames_nobody_takes_are_replaced_by_newer_ones_and_counted() -> None:

@@ -5,14 +5,16 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from devices.network import file_server, live_url
-from devices.reading import Reading, read_all, reading
+from devices.network import Server, file_server, live_url
+from devices.reading import AWAY_S, BACK_S, Reading, read_all, reading
+from streams import CONVERSATION
 
 from streamer.settings import Sources
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceError
@@ -407,6 +409,24 @@ async def test_a_live_url_that_dies_and_comes_back_goes_on(corpora: Path, fault:
     assert source.counters.lost_samples == sum(got.gaps) > SAMPLE_RATE_HZ
     assert all(a.end <= b.start for a, b in pairwise(got.chunks))
     assert all(a.time_s < b.time_s for a, b in pairwise(got.frames))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lose", "restore"), [(Server.kill, Server.start), (Server.freeze, Server.thaw)])
+async def test_a_live_url_is_heard_soon_after_its_return(
+    lose: Callable[[Server], None], restore: Callable[[Server], None]
+) -> None:
+    with live_url(CONVERSATION) as server:
+        async with reading(open_source(Sources(media=server.url), RATE_HZ)) as got:
+            await got.until(lambda: len(got.chunks) > 10)
+            await asyncio.to_thread(lose, server)
+            await asyncio.sleep(AWAY_S)
+            await asyncio.to_thread(restore, server)
+            assert await got.seconds_until_more(got.chunks) < BACK_S
+
+
+def test_the_longest_pause_leaves_time_to_open_within_the_two_seconds_promised() -> None:
+    assert Sources().reopen_max_ms <= 1000
 
 
 def test_the_pace_is_the_clocks() -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 from devices.network import mjpeg_camera
-from devices.reading import reading
+from devices.reading import AWAY_S, BACK_S, reading
 from devices.sound_server import SoundServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +124,16 @@ async def test_a_microphone_that_was_away_comes_back_on_a_true_clock(
     assert device.counters.stalls == stalls
     assert device.counters.lost_samples == sum(got.gaps) > SAMPLE_RATE_HZ
     assert abs(drift_s) < 0.2
+
+
+@pytest.mark.slow
+async def test_a_microphone_is_heard_soon_after_its_return(server: SoundServer) -> None:
+    async with reading(open_source(Sources(microphone="vmic"), rate_hz=5)) as got:
+        await got.until(lambda: len(got.chunks) > 10)
+        await asyncio.to_thread(server.unplug)
+        await asyncio.sleep(AWAY_S)
+        await asyncio.to_thread(server.plug_in)
+        assert await got.seconds_until_more(got.chunks) < BACK_S
 
 
 @pytest.mark.slow

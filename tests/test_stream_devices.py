@@ -3,17 +3,21 @@
 import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jiwer
 import pytest
 import soundfile
-from brokers import Mosquitto, Subscriber
+from brokers import Mosquitto, Subscriber, until
 from devices.fake_v4l2 import FakeV4l2
 from devices.network import live_url
+from devices.reading import AWAY_S, BACK_S
 from devices.sound_server import SoundServer
-from streams import CONVERSATION, Event, running, until_status
+from streams import CONVERSATION, Event, Running, running, until_status
+
+from streamer.signals import SAMPLE_RATE_HZ
 
 pytestmark = pytest.mark.slow
 
@@ -75,15 +79,39 @@ async def test_what_is_said_into_the_microphone_before_a_camera_is_recognised(
     assert [event["start_s"] for event in events] == sorted(event["start_s"] for event in events)
 
 
+async def status(subscriber: Subscriber) -> Event:
+    answers = len(subscriber.on("/response/status"))
+    subscriber.publish("telme/telme/request/status", b"")
+    data: Event = json.loads((await subscriber.wait_for("/response/status", answers + 1))[-1].payload)["data"]
+    return data
+
+
+async def until_recognised(subscriber: Subscriber) -> None:
+    """Until nobody speaks and every utterance so far has become an event."""
+    await asyncio.sleep(1.0)  # what was just played is still on its way
+    await until_status(
+        subscriber,
+        lambda now: not now["speaking"] and now["pipeline"]["utterances"] == now["pipeline"]["events"],
+    )
+
+
+async def back_after_s(stream: Running) -> float:
+    """Seconds from now until the log says that something is back."""
+    asked_s = time.monotonic()
+    await asyncio.to_thread(stream.wait_for_log, "is back after")
+    return time.monotonic() - asked_s
+
+
 async def test_a_microphone_that_is_pulled_out_and_put_back_is_heard_again(
     server: SoundServer, speech: Path, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
+    camera = FakeV4l2(tmp_path, CONVERSATION)
     with (
         Subscriber(mosquitto.port) as subscriber,
         running(
             tmp_path,
-            *("--microphone", "vmic", "--mqtt", mosquitto.url, "--set", "sources.stall_ms=1000"),
-            extra=server.environment,
+            *("--camera", "/dev/video0", "--microphone", "vmic", "--mqtt", mosquitto.url),
+            extra={**server.environment, **camera.environment},
         ) as stream,
     ):
         await subscriber.wait_for("/availability")
@@ -94,38 +122,87 @@ async def test_a_microphone_that_is_pulled_out_and_put_back_is_heard_again(
         playing.kill()
         playing.wait()
         # The utterance in hand is closed though no sample says that it is over.
-        assert json.loads((await subscriber.wait_for("/utterance"))[0].payload)["end_reason"] == "gap"
-        await asyncio.to_thread(server.plug_in)
-        await asyncio.to_thread(stream.wait_for_log, "back")
+        await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
+        # The camera goes on meanwhile.
+        seen = (await status(subscriber))["pictures"]["seen"]
+        await asyncio.sleep(AWAY_S)
+        assert (await status(subscriber))["pictures"]["seen"] >= seen + 5
+        await until_recognised(subscriber)
         before = len(heard(subscriber))
+        await asyncio.to_thread(server.plug_in)
+        assert await back_after_s(stream) < BACK_S
         assert await asyncio.to_thread(server.play(speech).wait, 30) == 0
-        await asyncio.sleep(1.5)
+        await until_recognised(subscriber)
+        counted = (await status(subscriber))["source"]
         assert await asyncio.to_thread(stream.stop) == 0
         await subscriber.wait_for("/availability", 2)
         events = heard(subscriber)
     assert jiwer.wer(JFK_SAID, said(events[before:])) <= 0.2
     assert events[before]["start_s"] > events[0]["end_s"]
+    assert all(event["modalities"]["visual"] is not None for event in events)
+    assert counted["reopened"] == 1
+    assert counted["lost_samples"] > AWAY_S * SAMPLE_RATE_HZ
+
+
+async def test_a_camera_that_is_pulled_out_is_missing_from_events_until_it_is_put_back(
+    server: SoundServer, speech: Path, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    camera = FakeV4l2(tmp_path, CONVERSATION)
+    with (
+        Subscriber(mosquitto.port) as subscriber,
+        running(
+            tmp_path,
+            *("--camera", "/dev/video0", "--microphone", "vmic", "--mqtt", mosquitto.url),
+            extra={**server.environment, **camera.environment},
+        ) as stream,
+    ):
+        await subscriber.wait_for("/availability")
+        playing = server.play(speech)
+        await until_status(subscriber, lambda now: bool(now["speaking"]))
+        camera.set("unplug")
+        assert await asyncio.to_thread(playing.wait, 30) == 0
+        await until_recognised(subscriber)
+        before = len(heard(subscriber))
+        camera.set("run")
+        assert await back_after_s(stream) < BACK_S
+        assert await asyncio.to_thread(server.play(speech).wait, 30) == 0
+        await until_recognised(subscriber)
+        counted = (await status(subscriber))["source"]
+        assert await asyncio.to_thread(stream.stop) == 0
+        await subscriber.wait_for("/availability", 2)
+        events = heard(subscriber)
+    without, again = events[:before], events[before:]
+    # What the microphone hears is whole all the time, and every utterance is closed by silence.
+    assert jiwer.wer(JFK_SAID, said(without)) <= 0.2
+    assert jiwer.wer(JFK_SAID, said(again)) <= 0.2
+    assert {event["end_reason"] for event in events} == {"silence"}
+    assert counted["reopened"] == 1, "the camera alone"
+    assert all(event["modalities"]["audio"] is not None for event in events)
+    assert without[-1]["modalities"]["visual"] is None
+    assert without[-1]["latency_ms"]["visual"] is None
+    assert all(event["modalities"]["visual"] is not None for event in again)
 
 
 async def test_a_live_url_that_dies_comes_back_into_the_same_stream(mosquitto: Mosquitto, tmp_path: Path) -> None:
     with (
         live_url(CONVERSATION) as url,
         Subscriber(mosquitto.port) as subscriber,
-        running(
-            tmp_path,
-            *("--media", url.url, "--mqtt", mosquitto.url, "--set", "sources.stall_ms=1000"),
-        ) as stream,
+        running(tmp_path, "--media", url.url, "--mqtt", mosquitto.url) as stream,
     ):
-        await subscriber.wait_for("/utterance", 2)
+        await subscriber.wait_for("/utterance")
+        await until_status(subscriber, lambda now: bool(now["speaking"]))
         url.kill()
+        await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
+        await asyncio.sleep(AWAY_S)
         before = len(heard(subscriber))
-        await asyncio.sleep(1.0)
-        url.start()
+        await asyncio.to_thread(url.start)
+        assert await back_after_s(stream) < BACK_S
         await subscriber.wait_for("/utterance", before + 2)
         assert await asyncio.to_thread(stream.stop) == 0
+        await subscriber.wait_for("/availability", 2)
         events = heard(subscriber)
-        status = [heard.payload for heard in subscriber.on("/availability")]
-    assert status == ["online", "stopped"]
+        availability = [heard.payload for heard in subscriber.on("/availability")]
+    assert availability == ["online", "stopped"]
     assert [event["start_s"] for event in events] == sorted(event["start_s"] for event in events)
     assert events[-1]["modalities"]["visual"] is not None
-    assert "'reopened': 0" not in stream.log
+    assert "'reopened': 1" in stream.log

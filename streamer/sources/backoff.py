@@ -9,7 +9,7 @@ class Backoff:
     """Doubling pauses, in seconds, from `min_s` to `max_s`."""
 
     min_s: float = 0.2
-    max_s: float = 2.0
+    max_s: float = 1.0
 
     def pauses_s(self) -> Iterator[float]:
         pause_s = self.min_s

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from telme.bundle import Modality, Score
-from telme.corpora.records import Split
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature, softmax, weighted_f1
 from telme.training.company import Batch, Company, Pairing
 from telme.training.encodings import Part

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+PATIENCE_S = 30.0
+
 
 class Server:
     """A program that listens on `port` once it is started."""
@@ -27,9 +29,10 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while not _listens(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"does not listen on port {self.port}: {self._command}")
             time.sleep(0.02)
 

@@ -1,7 +1,8 @@
 """Reading an open source's sound and picture at the same time, as the pipeline does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -9,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.signals import AudioChunk, Source, VideoFrame
+
+AWAY_S = 4.0  # so long that the pauses between attempts are the longest
+BACK_S = 4.0  # what is promised is 2 s from a device's return until it is read; the rest is for a busy machine
 
 
 @dataclass
@@ -36,6 +40,12 @@ class Reading:
     async def until(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
         async with asyncio.timeout(timeout_s), self.changed:
             await self.changed.wait_for(condition)
+
+    async def seconds_until_more(self, items: Sequence[object]) -> float:
+        """From now until something is added to `chunks` or `frames`."""
+        before, asked_s = len(items), time.monotonic()
+        await self.until(lambda: len(items) > before)
+        return time.monotonic() - asked_s
 
     async def note(self, item: AudioChunk | VideoFrame) -> None:
         async with self.changed:

@@ -1,0 +1,136 @@
+"""Latencies and counters for Prometheus, over HTTP."""
+
+import asyncio
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamer.events import EmotionEvent
+from streamer.report import stages_ms
+
+logger = logging.getLogger(__name__)
+
+Status = Mapping[str, Any]
+
+# Seconds: fine where goals are, from one short stage of a model to an event that nobody waits for any more.
+BUCKETS: Final = (
+    *(0.005, 0.01, 0.02, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75),
+    *(1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
+)
+# Whole numbers of `status` that rise and fall. All others in its sections count since the start.
+LEVELS: Final = frozenset({"waiting"})
+ANSWER_S = 2.0
+
+
+class MetricsError(Exception):
+    """Metrics that cannot be served; the message says why and what to change."""
+
+
+class Metrics:
+    """Serves what events and `status` say at http://host:port/metrics while its `async with` lasts.
+
+    From threads of its own, with a registry of its own. port: 0 takes a free one. Entering raises MetricsError.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._registry = CollectorRegistry()
+        self._events = Counter(
+            "telme_events", "Events published, by phase.", ("stream", "phase"), registry=self._registry
+        )
+        self._final = Histogram(
+            "telme_final_latency_seconds",
+            "Final events: endpoint and total count from the end of speech, the other stages are durations.",
+            ("stream", "stage"),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._provisional = Histogram(
+            "telme_provisional_latency_seconds",
+            "Provisional events: from the end of the speech so far.",
+            ("stream", "stage"),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._server: WSGIServer
+        self._thread: threading.Thread
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._server, self._thread = start_http_server(self._port, self._host, self._registry)
+        except OSError as error:
+            raise MetricsError(
+                f"Metrics cannot be served at {self._host} port {self._port} ({os.strerror(error.errno or 0)}): "
+                "change output.metrics_port (0 takes a free one) or output.metrics_host."
+            ) from error
+        self._port = self._server.server_port
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._server.shutdown)
+        self._server.server_close()
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/metrics"
+
+    def publish(self, event: EmotionEvent) -> None:
+        """Count an event and its stages."""
+        self._events.labels(event.stream, event.phase).inc()
+        histogram = self._final if event.phase == "final" else self._provisional
+        for stage, ms in stages_ms(event):
+            histogram.labels(event.stream, stage).observe(ms / 1000)
+
+    def ask(self, status: Callable[[], Status], stream: str) -> None:
+        """From here on each scrape also tells what `status` says, which is called in this event loop."""
+        self._registry.register(_StatusCollector(status, stream, asyncio.get_running_loop()))
+
+
+class _StatusCollector(Collector):
+    """Whatever numbers the status holds at the moment of a scrape."""
+
+    def __init__(self, status: Callable[[], Status], stream: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._status = status
+        self._stream = stream
+        self._loop = loop
+
+    def collect(self) -> Iterator[Metric]:
+        """Called in a thread of the server."""
+        try:
+            status = asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result(ANSWER_S)
+        except TimeoutError:
+            logger.warning("no status for a scrape: the event loop did not answer for %.0f s", ANSWER_S)
+            return
+        for path, value in numbers(status):
+            name = re.sub(r"\W", "_", "_".join(("telme", *path)))
+            counts = len(path) > 1 and type(value) is int and path[-1] not in LEVELS
+            family = CounterMetricFamily if counts else GaugeMetricFamily
+            metric = family(name, f"{'.'.join(path)} of the status.", labels=("stream",))
+            metric.add_metric((self._stream,), value)
+            yield metric
+
+    async def _ask(self) -> Status:
+        return self._status()
+
+
+def numbers(status: Status, *above: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    """(path, value) of each number and truth value in nested mappings."""
+    for name, value in status.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, *above, name)
+        elif isinstance(value, int | float):
+            yield (*above, name), value
