@@ -122,11 +122,10 @@ class Builder:
             return config
         if options.version_compatible:
             config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
-        levels = library.HardwareCompatibilityLevel
         config.hardware_compatibility_level = {
-            "none": levels.NONE,
-            "same_compute_capability": levels.SAME_COMPUTE_CAPABILITY,
-            "ampere_plus": levels.AMPERE_PLUS,
+            "none": library.HardwareCompatibilityLevel.NONE,
+            "same_compute_capability": library.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+            "ampere_plus": library.HardwareCompatibilityLevel.AMPERE_PLUS,
         }[options.hardware]
         return config
 
