@@ -67,7 +67,7 @@ def export(
             "such as runs/compact."
         )
     chosen = {**(PRECISIONS if engines is None else ENGINE_PRECISIONS), **(precisions or {})}
-    make = part.export if engines is None else _engine_maker(engines, chosen)
+    make = _onnx_maker(chosen) if engines is None else _engine_maker(engines, chosen)
     trained = Trained.read(run)
     with _aside(output) as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
@@ -88,6 +88,12 @@ def export(
         except BundleError as error:
             raise ExportError(f"The export of {run} does not fit together: {error}") from error
     return Bundle.open(output)
+
+
+def _onnx_maker(chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:
+    if "bf16" in chosen.values():
+        raise ExportError("bf16 is for --target tensorrt and tensorrt-rtx; for ONNX Runtime choose fp16 or int8.")
+    return part.export
 
 
 def _engine_maker(options: Options, chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:

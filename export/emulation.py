@@ -31,6 +31,6 @@ def emulated(model: ModelProto) -> ModelProto:
                 wide.output[place] = f"{name}.wide"
                 rounded.append(cast(f"{name}.wide", name, types[name]))
         nodes += [wide, *rounded]
-    del result.graph.node[:], result.graph.value_info[:]
+    del result.graph.node[:]
     result.graph.node.extend(nodes)
     return result

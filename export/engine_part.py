@@ -14,7 +14,7 @@ from export.emulation import emulated
 from export.errors import ExportError
 from export.onnx import OPSET, to_onnx
 from export.part import Plan, compared
-from export.profiles import profiles
+from export.profiles import Profile, profiles
 from export.tensorrt import Builder, Options
 from export.typed import Arithmetic, typed
 from telme.bundle import Document, Parity, Part, Precision, UnfitError, sha256_of
@@ -36,8 +36,7 @@ def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, opt
     kind = arithmetic(plan.name, precision)
     opset = OPSET_OF_FP32 if kind == "fp32" else OPSET
     model = typed(to_onnx(plan.module, plan.signature, plan.example, opset), kind)
-    shapes = {name: value.shape for name, value in plan.example.items()}
-    content, engine = builder.build(model, profiles(plan.signature.inputs, shapes), plan.name)
+    content, engine = builder.build(model, profiles_of(plan), plan.name)
     path = folder / f"{plan.name}.engine"
     path.write_bytes(content)
     if options.strip_weights:
@@ -55,6 +54,11 @@ def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, opt
     agreement = _on_gpu(plan, part, path) if builder.has_gpu else _on_cpu(plan, part, model)
     parity.demand(plan.name, precision, agreement)
     return part.model_copy(update={"parity": agreement})
+
+
+def profiles_of(plan: Plan) -> tuple[Profile, ...]:
+    """Over the manifest's ranges, and tuned for lengths like those of the inputs that the part is traced with."""
+    return profiles(plan.signature.inputs, {name: value.shape for name, value in plan.example.items()})
 
 
 def arithmetic(name: str, precision: Precision) -> Arithmetic:

@@ -15,7 +15,6 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from export.errors import ExportError
 from telme.bundle import Precision
 
 Float32 = npt.NDArray[np.float32]
@@ -36,7 +35,7 @@ def convert(model: ModelProto, precision: Precision) -> ModelProto:
     """The same model with another precision; `model` itself is left alone.
 
     fp32 gives an equal copy. int8-dynamic also turns matrix products into int8 ones.
-    Raises ExportError for bf16, which is for engines.
+    Raises ValueError for bf16, which is for engines.
     """
     match precision:
         case "fp32":
@@ -44,7 +43,7 @@ def convert(model: ModelProto, precision: Precision) -> ModelProto:
         case "fp16":
             return _store(_copy(model), _half)
         case "bf16":
-            raise ExportError("bf16 is for --target tensorrt and tensorrt-rtx; for ONNX Runtime choose fp16 or int8.")
+            raise ValueError("bf16 is for engines")
         case "int8":
             return _store(_embeddings_by_row(_copy(model)), _eight_bits)
         case "int8-dynamic":

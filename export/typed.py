@@ -65,7 +65,10 @@ class _Typing:
                 self._restore(output.name)
         used = {name for node in self._nodes for name in node.input}
         weights = [tensor for name, tensor in self._weights.items() if name in used]
-        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        for value in self._graph.value_info:  # the exporter knows types that shape inference does not find
+            if value.name in self._halved:
+                value.type.tensor_type.elem_type = self._half
+        del self._graph.node[:], self._graph.initializer[:]
         self._graph.node.extend(self._nodes)
         self._graph.initializer.extend(weights)
 

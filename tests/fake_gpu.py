@@ -18,6 +18,7 @@ import pytest
 
 NAME = "NVIDIA Imaginary 4000"
 VERSION = "11.4.0.106"
+RTX_VERSION = "1.7.1.116"
 
 
 class Stream:
@@ -116,11 +117,11 @@ class Device:
 
 
 class Context:
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, memory: int | None) -> None:
         self._session = session
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._memory: int | None = None
+        self._memory = memory
         self._profile: int | None = None
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
@@ -165,6 +166,7 @@ class Context:
 
 class Engine:
     device_memory_size_v2 = 512
+    num_optimization_profiles = 2
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
@@ -174,9 +176,15 @@ class Engine:
     def get_tensor_name(self, place: int) -> str:
         return self._names[place]
 
-    def create_execution_context(self, strategy: str) -> Context:
-        assert strategy == "user managed"
-        return Context(self._session)
+    def create_runtime_config(self) -> SimpleNamespace:
+        return SimpleNamespace()
+
+    def create_execution_context(self, how: str | SimpleNamespace) -> Context:
+        if isinstance(how, SimpleNamespace):
+            assert how.cuda_graph_strategy == "whole graph"
+            return Context(self._session, memory=0)  # it has memory of its own
+        assert how == "user managed"
+        return Context(self._session, memory=None)
 
 
 class Logger:
@@ -203,7 +211,7 @@ class Runtime:
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Put this in the place of `tensorrt`, `cuda.core` and `cuda.bindings`."""
+    """Put this in the place of `tensorrt`, `tensorrt_rtx`, `cuda.core` and `cuda.bindings`."""
     core = ModuleType("cuda.core")
     core.__dict__.update(Device=Device, Buffer=Buffer, LegacyPinnedMemoryResource=PinnedMemory)
     driver = SimpleNamespace(
@@ -211,12 +219,18 @@ def install(patch: pytest.MonkeyPatch) -> None:
     )
     bindings = ModuleType("cuda.bindings")
     bindings.__dict__.update(driver=driver)
-    library = ModuleType("tensorrt")
-    strategies = SimpleNamespace(USER_MANAGED="user managed")
-    library.__dict__.update(
-        __version__=VERSION, ILogger=Logger, Runtime=Runtime, ExecutionContextAllocationStrategy=strategies
-    )
-    modules = {"cuda": ModuleType("cuda"), "cuda.core": core, "cuda.bindings": bindings, "tensorrt": library}
+    library, rtx = ModuleType("tensorrt"), ModuleType("tensorrt_rtx")
+    for each, version in ((library, VERSION), (rtx, RTX_VERSION)):
+        each.__dict__.update(__version__=version, ILogger=Logger, Runtime=Runtime)
+    library.__dict__.update(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"))
+    rtx.__dict__.update(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"))
+    modules = {
+        "cuda": ModuleType("cuda"),
+        "cuda.core": core,
+        "cuda.bindings": bindings,
+        "tensorrt": library,
+        "tensorrt_rtx": rtx,
+    }
     for name, module in modules.items():
         patch.setitem(sys.modules, name, module)
     patch.setattr(GraphBuilder, "completed", 0)

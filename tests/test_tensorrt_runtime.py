@@ -53,6 +53,20 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def rtx_engines(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the other flavour: built without a GPU, for two kinds of them."""
+    folder = Path(shutil.copytree(engines, tmp_path_factory.mktemp("bundles") / "rtx"))
+    ahead_of_time = {
+        "version": fake_gpu.RTX_VERSION,
+        "gpu": None,
+        "compute_capabilities": ("8.9", "12.0"),
+        "hardware": "same_compute_capability",
+    }
+    change(folder, lambda part, name: part.update(backend="tensorrt-rtx", engine=about(name) | ahead_of_time))
+    return folder
+
+
 def about(name: str) -> dict[str, Any]:
     inputs = getattr(Bundle.open(COMPACT).manifest.parts, name).inputs
     return Engine(
@@ -89,8 +103,9 @@ def utterances() -> list[Inputs]:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_engine_answers_as_its_model_does(engines: Path, shipped: Recognizer) -> None:
-    recognizer = Recognizer.load(engines)
+@pytest.mark.parametrize("flavour", ["engines", "rtx_engines"])
+def test_an_engine_answers_as_its_model_does(flavour: str, shipped: Recognizer, request: pytest.FixtureRequest) -> None:
+    recognizer = Recognizer.load(request.getfixturevalue(flavour))
     together = recognizer.recognize_batch(utterances())
     for item, found in zip(utterances(), together, strict=True):
         wanted = shipped.recognize(text=item.text, audio=item.audio, frames=item.frames)
@@ -110,6 +125,12 @@ def test_lengths_that_are_padded_alike_replay_one_graph(engines: Path) -> None:
     assert fake_gpu.GraphBuilder.completed == 1
     recognizer.encode_audio(samples[:20_000])
     assert fake_gpu.GraphBuilder.completed == 2
+
+
+@pytest.mark.usefixtures("gpu")
+def test_tensorrt_for_rtx_captures_graphs_itself(rtx_engines: Path) -> None:
+    Recognizer.load(rtx_engines).warm_up()
+    assert fake_gpu.GraphBuilder.completed == 0
 
 
 @pytest.mark.usefixtures("gpu")
