@@ -23,8 +23,9 @@ from telme.runtime.tensorrt import TensorRtModel
 
 log = logging.getLogger(__name__)
 
-# Attention is one operator from opset 23 on, which TensorRT takes in half precision only.
-OPSET_OF_FP32 = 20
+# Attention is one operator from opset 23 on, which TensorRT takes in half precision and with usual head sizes only.
+# The fusion's heads may have any size, and its attention is over one step, so taking it apart costs nothing.
+OPSET_APART = 20
 
 
 def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, options: Options) -> Part:
@@ -34,7 +35,7 @@ def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, opt
     Raises ExportError when the part cannot be built, or strays from the module.
     """
     kind = arithmetic(plan.name, precision)
-    opset = OPSET_OF_FP32 if kind == "fp32" else OPSET
+    opset = OPSET_APART if kind == "fp32" or plan.name == "fusion" else OPSET
     model = typed(to_onnx(plan.module, plan.signature, plan.example, opset), kind)
     content, engine = builder.build(model, profiles_of(plan), plan.name)
     path = folder / f"{plan.name}.engine"

@@ -41,7 +41,7 @@ def library() -> ModuleType:
 @pytest.fixture(scope="module")
 def fusion() -> ModelProto:
     plan = plans()["fusion"]
-    return typed(to_onnx(plan.module, plan.signature, plan.example), "fp16")
+    return typed(to_onnx(plan.module, plan.signature, plan.example, engine_part.OPSET_APART), "fp16")
 
 
 @pytest.fixture(scope="module")
