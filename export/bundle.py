@@ -1,16 +1,18 @@
 """A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
-from export import model_card, part
+from export import engine_part, model_card, part
 from export.errors import ExportError
-from export.part import PartName
+from export.part import PartName, Plan
 from export.plans import plans
 from export.samples import Samples
+from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
     MANIFEST,
@@ -33,6 +35,7 @@ from telme.training.face_detector import SOURCE, prepare_face_detector
 
 # What each part loses by int8 or fp16 storage is in docs/export.md.
 PRECISIONS: Mapping[PartName, Precision] = {"text": "int8", "audio": "int8", "visual": "fp16", "fusion": "fp16"}
+ENGINE_PRECISIONS: Mapping[PartName, Precision] = dict.fromkeys(PRECISIONS, "fp16")
 DETECTOR = "face_detector.onnx"
 CARD = "MODEL_CARD.md"
 LICENCES = "licences"
@@ -46,23 +49,31 @@ def export(
     precisions: Mapping[PartName, Precision] | None = None,
     licences: Sequence[Path] = (),
     detector: str = SOURCE,
+    engines: Options | None = None,
 ) -> Bundle:
     """Export a trained model; a bundle that lies in `output` already is replaced, or stays as it is on failure.
 
     run: a folder that telme-train has written.
     corpora: with the real inputs on which the export is compared with the trained model.
-    precisions: where they differ from PRECISIONS.
+    precisions: where they differ from PRECISIONS, or ENGINE_PRECISIONS.
     licences: texts of the licences of converted pretrained weights.
     detector: CenterFace's ONNX file; read only when the visual input is face crops.
+    engines: make TensorRT engines of the four parts, in this way; None makes ONNX files.
     Raises ExportError.
     """
+    if (run / MANIFEST).is_file():
+        raise ExportError(
+            f"{run} is a bundle, whose weights are already rounded; give the run folder that it was exported from, "
+            "such as runs/compact."
+        )
+    chosen = {**(PRECISIONS if engines is None else ENGINE_PRECISIONS), **(precisions or {})}
+    make = _onnx_maker(chosen) if engines is None else _engine_maker(engines, chosen)
     trained = Trained.read(run)
     with _aside(output) as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
         samples = Samples.read(corpora, trained.specifications.visual)
-        chosen = {**PRECISIONS, **(precisions or {})}
-        exported = {plan.name: part.export(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video)}
+        exported = {plan.name: make(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video)}
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
         manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
@@ -77,6 +88,19 @@ def export(
         except BundleError as error:
             raise ExportError(f"The export of {run} does not fit together: {error}") from error
     return Bundle.open(output)
+
+
+def _onnx_maker(chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:
+    if "bf16" in chosen.values():
+        raise ExportError("bf16 is for --target tensorrt and tensorrt-rtx; for ONNX Runtime choose fp16 or int8.")
+    return part.export
+
+
+def _engine_maker(options: Options, chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:
+    """What is refused is refused before anything is read."""
+    for name, precision in chosen.items():
+        engine_part.arithmetic(name, precision)
+    return partial(engine_part.export, builder=Builder(options), options=options)
 
 
 def _face_detector(source: str, folder: Path) -> Part:

@@ -13,12 +13,22 @@ from export import authors, bundle
 from export.errors import ExportError
 from export.part import PartName
 from export.releases import RELEASES
-from telme.bundle import Precision
+from export.tensorrt import Options
+from telme.bundle import Flavour, Hardware, Precision
 from telme.training.face_detector import SOURCE
 
 log = logging.getLogger(__name__)
 
 IMPORT = "import-authors"
+_ENGINES = get_args(Flavour)
+_TARGETS_OF_FLAG = {
+    "compute_capability": ("tensorrt-rtx",),
+    "workspace_mb": _ENGINES,
+    "timing_cache": ("tensorrt",),
+    "version_compatible": ("tensorrt",),
+    "hardware": ("tensorrt",),
+    "strip_weights": _ENGINES,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +59,7 @@ def _export(options: argparse.Namespace) -> None:
         precisions=precisions(options.precision),
         licences=licences(options.licences),
         detector=options.face_detector,
+        engines=engine_options(options),
     )
     size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
     log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
@@ -73,6 +84,30 @@ def precisions(text: str) -> dict[PartName, Precision]:
     return chosen
 
 
+def engine_options(options: argparse.Namespace) -> Options | None:
+    """How engines are to be built, or None for ONNX files. Raises ExportError for what the target does not have."""
+    given = [flag for flag, target in _TARGETS_OF_FLAG.items() if getattr(options, flag) not in (None, False, "")]
+    for flag in given:
+        if options.target not in _TARGETS_OF_FLAG[flag]:
+            raise ExportError(
+                f"--{flag.replace('_', '-')} is for --target {' and '.join(_TARGETS_OF_FLAG[flag])}, not for "
+                f"{options.target}; leave it out."
+            )
+    if options.target == "onnx":
+        return None
+    if options.workspace_mb is not None and options.workspace_mb < 1:
+        raise ExportError(f"--workspace-mb cannot be {options.workspace_mb} MB; give at least 1, or leave it out.")
+    return Options(
+        options.target,
+        compute_capabilities=tuple(filter(None, options.compute_capability.split(","))),
+        workspace_mb=options.workspace_mb,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware=options.hardware or "none",
+        strip_weights=options.strip_weights,
+    )
+
+
 def licences(folder: Path | None) -> list[Path]:
     """The licence texts in a folder. Raises ExportError when there is none."""
     if folder is None:
@@ -92,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
     parser.add_argument(
+        "--target",
+        choices=["onnx", *_ENGINES],
+        default="onnx",
+        help="what the parts become: ONNX files for the CPU, or engines for a GPU (default: %(default)s)",
+    )
+    parser.add_argument(
         "--corpora",
         type=Path,
         default=Path("corpora"),
@@ -103,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="PART=PRECISION,…",
         help=f"per part {', '.join(get_args(Precision))} "
-        f"(default: {', '.join(f'{name}={precision}' for name, precision in bundle.PRECISIONS.items())})",
+        f"(default: {', '.join(f'{name}={precision}' for name, precision in bundle.PRECISIONS.items())}; "
+        "engines: fp16)",
     )
     parser.add_argument(
         "--licences", type=Path, metavar="DIR", help="folder with licence texts (.txt) of converted pretrained weights"
@@ -111,7 +153,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--face-detector", default=SOURCE, metavar="FILE", help="CenterFace's ONNX file (default: %(default)s)"
     )
+    _add_engine_flags(parser.add_argument_group("engines (docs/tensorrt.md)"))
     return parser
+
+
+def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--compute-capability",
+        default="",
+        metavar="8.9,…",
+        help="tensorrt-rtx: GPUs to build for; all that it knows, unless given",
+    )
+    group.add_argument("--workspace-mb", type=int, metavar="MB", help="most GPU memory that a layer may work in")
+    group.add_argument("--timing-cache", type=Path, metavar="FILE", help="tensorrt: keeps how fast kernels ran")
+    group.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="tensorrt: newer versions of the same major one run it too",
+    )
+    group.add_argument("--hardware", choices=get_args(Hardware), help="tensorrt: other GPUs that may run it (none)")
+    group.add_argument(
+        "--strip-weights", action="store_true", help="keep the weights beside the engines; they are put in at load"
+    )
 
 
 def _import_parser() -> argparse.ArgumentParser:

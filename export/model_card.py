@@ -29,6 +29,9 @@ except for medical or safety reasons (Article 5(1)(f)), treats other uses as hig
 deploys it to tell the people concerned (Article 50(3)). Do not decide anything about a person by its answers.
 """
 
+STORED = "fp16 and int8 are how weights are stored; arithmetic is float32."
+COMPUTED = "The parts are TensorRT engines: products in the precision given, norms and sums in float32."
+
 LIMITS = """\
 ## What it is bad at
 - **Spontaneous speech.** The voices it learnt from are actors', who exaggerate; expect less on people who do not act.
@@ -76,8 +79,8 @@ def write(manifest: Manifest) -> str:
             "",
             "## Parts",
             "Agreement is with the trained PyTorch modules, measured at export on real inputs: largest error of a "
-            "logit, smallest cosine of an utterance vector, and share of items with the same emotion. fp16 and int8 "
-            "are how weights are stored; arithmetic is float32.",
+            "logit, smallest cosine of an utterance vector, and share of items with the same emotion. "
+            + (STORED if manifest.parts.text.engine is None else COMPUTED),
             "",
             *_table(("part", "precision", "MB", "items", "max error", "min cosine", "same emotion"), _parts(manifest)),
             "",

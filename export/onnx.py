@@ -30,7 +30,7 @@ class Signature:
     outputs: tuple[Tensor, ...]
 
 
-def to_onnx(module: nn.Module, signature: Signature, example: Mapping[str, Array]) -> ModelProto:
+def to_onnx(module: nn.Module, signature: Signature, example: Mapping[str, Array], opset: int = OPSET) -> ModelProto:
     """Trace `module` and check the result.
 
     example: an input by name for each of the signature's inputs. Every dimension that varies should be above 1 and
@@ -47,7 +47,7 @@ def to_onnx(module: nn.Module, signature: Signature, example: Mapping[str, Array
                 module.eval(),
                 arguments,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[tensor.name for tensor in signature.inputs],
                 output_names=[tensor.name for tensor in signature.outputs],
                 dynamic_shapes=dynamic,

@@ -21,6 +21,7 @@ class Limits:
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(0.9999, 1.0),
     "fp16": Limits(0.999, 0.98),
+    "bf16": Limits(0.99, 0.95),
     "int8": Limits(0.99, 0.95),
     "int8-dynamic": Limits(0.97, 0.90),
 }

@@ -14,7 +14,7 @@ from export.onnx import Signature, to_onnx
 from export.parity import Answer
 from export.precision import convert
 from export.torch_model import TorchModel
-from telme.bundle import Part, Precision, sha256_of
+from telme.bundle import Parity, Part, Precision, sha256_of
 from telme.runtime.encoders import batch_max
 from telme.runtime.model import Array, Model
 from telme.runtime.onnxruntime import OnnxModel
@@ -55,19 +55,24 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
         inputs=plan.signature.inputs,
         outputs=plan.signature.outputs,
     )
+    agreement = compared(plan, OnnxModel(path, part, threads=1), part)
+    parity.demand(plan.name, precision, agreement)
+    return part.model_copy(update={"parity": agreement})
+
+
+def compared(plan: Plan, model: Model, part: Part) -> Parity:
+    """How well `model` answers as the module does."""
     agreement = parity.compare(
-        plan.ask(TorchModel(plan.module, plan.signature), 1),
-        plan.ask(OnnxModel(path, part, threads=1), batch_max(precision)),
+        plan.ask(TorchModel(plan.module, plan.signature), 1), plan.ask(model, batch_max(part.precision))
     )
     log.info(
         "%s in %s: %.2f MB, logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
         plan.name,
-        precision,
+        part.precision,
         part.bytes / 1e6,
         agreement.max_abs_error,
         agreement.min_cosine,
         100 * agreement.argmax_agreement,
         agreement.items,
     )
-    parity.demand(plan.name, precision, agreement)
-    return part.model_copy(update={"parity": agreement})
+    return agreement

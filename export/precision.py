@@ -35,12 +35,15 @@ def convert(model: ModelProto, precision: Precision) -> ModelProto:
     """The same model with another precision; `model` itself is left alone.
 
     fp32 gives an equal copy. int8-dynamic also turns matrix products into int8 ones.
+    Raises ValueError for bf16, which is for engines.
     """
     match precision:
         case "fp32":
             return _copy(model)
         case "fp16":
             return _store(_copy(model), _half)
+        case "bf16":
+            raise ValueError("bf16 is for engines")
         case "int8":
             return _store(_embeddings_by_row(_copy(model)), _eight_bits)
         case "int8-dynamic":

@@ -28,13 +28,14 @@ from streamer.mqtt.said import Said
 from streamer.pipeline import Pipeline, Sink
 from streamer.report import Report
 from streamer.segmenter import Segmenter
-from streamer.settings import Sources, StreamSettings
+from streamer.settings import Recognition, Sources, StreamSettings
 from streamer.sources.open import open_source
 from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
-from telme.bundle import COMPACT, Bundle
+from telme.bundle import COMPACT, Bundle, UnfitError
+from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ async def serve(settings: StreamSettings) -> None:
     async with AsyncExitStack() as parts:
         stopping = parts.enter_context(_signals())
         # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
-        bundle = await asyncio.to_thread(Bundle.open, settings.recognition.bundle or COMPACT)
+        bundle = await asyncio.to_thread(open_bundle, settings.recognition)
         source = open_source(settings.sources, bundle.manifest.visual.rate_hz)
         publisher = await parts.enter_async_context(connected_publisher(settings))
         metrics = await _served_metrics(settings, parts)
@@ -85,6 +86,23 @@ async def serve(settings: StreamSettings) -> None:
             logger.info("stream ended", extra=ended)
             if settings.output.report:
                 _tell(report, ended, settings, say)
+
+
+def open_bundle(recognition: Recognition) -> Bundle:
+    """The bundle that is wanted, or the fallback where this machine cannot run it.
+
+    Raises UnfitError where no fallback is wanted, BundleError where a bundle is damaged.
+    """
+    bundle = Bundle.open(recognition.bundle or COMPACT)
+    try:
+        fit.demand(bundle)
+    except UnfitError as error:
+        if recognition.fallback is None:
+            raise
+        bundle = Bundle.open(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
+        fit.demand(bundle)
+        logger.warning("running %s instead: %s", bundle.folder, error)
+    return bundle
 
 
 def load_models(settings: StreamSettings, bundle: Bundle) -> Models:

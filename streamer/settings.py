@@ -140,6 +140,11 @@ class Recognition(_Section):
     """The emotion recogniser."""
 
     bundle: Path | None = Field(None, description="bundle directory; null is the compact one that ships")
+    fallback: Path | None = Field(
+        None,
+        description='bundle to run where the GPU or TensorRT here is not what `bundle` was made for; "compact" is the '
+        "one that ships, null stops with a sentence",
+    )
     threads: int = Field(1, ge=1, le=64, description="of each model part")
     speculate: bool = Field(
         True, description="begin before an utterance is over; false waits for its end and publishes finals only"

@@ -21,13 +21,21 @@ Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
 FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]*$", description="relative to the bundle")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-# How weights are stored and computed with. fp16 and int8 are storage only: the arithmetic is float32.
+# How weights are stored and computed with. For ONNX Runtime fp16 and int8 are storage only: the arithmetic is float32.
 # int8-dynamic also multiplies in int8, with scales taken from each call's activations.
-Precision = Literal["fp32", "fp16", "int8", "int8-dynamic"]
+# A TensorRT engine multiplies in fp16 or bf16, and keeps norms and sums in float32.
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic"]
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+Backend = Literal["onnxruntime", Flavour]
+Hardware = Literal["none", "same_compute_capability", "ampere_plus"]
 
 
 class BundleError(Exception):
     """A bundle that cannot be used; the message says why and what to run or change."""
+
+
+class UnfitError(BundleError):
+    """A sound bundle that was made for another machine than this one."""
 
 
 class _Model(BaseModel):
@@ -146,6 +154,43 @@ class Parity(_Model):
     mean_abs_error: float
     min_cosine: float
     argmax_agreement: float = Field(ge=0, le=1)
+    computed_by: Backend = Field(
+        "onnxruntime",
+        description="what computed the answers; for an engine built without a GPU, ONNX Runtime with its roundings",
+    )
+
+
+class Document(_Model):
+    """A file that travels along: the model card, a licence, or the weights that an engine lacks."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class ShapeRange(_Model):
+    """Shapes of one input: the smallest, the one that speed was tuned for, and the largest."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.min) and all(
+            low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
+        )
+
+
+class Engine(_Model):
+    """What a TensorRT engine was built with, from, and for."""
+
+    version: str = Field(description="of the TensorRT that built it, which must be the one that runs it")
+    gpu: str | None = Field(description="on which it was built; null: ahead of time, without one")
+    compute_capabilities: tuple[str, ...] = Field(min_length=1, description='of GPUs that it runs on, as in "8.9"')
+    hardware: Hardware = Field("none", description="none: runs on the GPU model that it was built on, and no other")
+    version_compatible: bool = Field(False, description="newer versions of the same major version run it too")
+    profiles: tuple[dict[str, ShapeRange], ...] = Field(min_length=1, description="input -> shapes, per profile")
+    onnx_sha256: Sha256 = Field(description="of the ONNX model that it was built from")
+    weights: Document | None = Field(None, description="that ONNX model, where the engine has no weights of its own")
 
 
 class Part(_Model):
@@ -154,18 +199,18 @@ class Part(_Model):
     file: FileName
     sha256: Sha256
     bytes: int = Field(gt=0)
-    backend: Literal["onnxruntime"] = "onnxruntime"
+    backend: Backend = "onnxruntime"
     precision: Precision
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     parity: Parity | None = None
+    engine: Engine | None = None
 
-
-class Document(_Model):
-    """A text that travels with the weights: the model card, or a licence."""
-
-    file: FileName
-    sha256: Sha256
+    @model_validator(mode="after")
+    def _engine_or_onnx(self) -> Self:
+        if (self.engine is None) != (self.backend == "onnxruntime"):
+            raise ValueError(f"engine must {'not be' if self.engine else 'be'} given for backend {self.backend}")
+        return self
 
 
 class Parts(_Model):
@@ -302,6 +347,8 @@ class Bundle:
             raise BundleError(_complaint(folder / MANIFEST, error)) from error
         for name, part in manifest.parts.named():
             _verify(folder, f"{name} part", part.file, part.sha256)
+            if part.engine and part.engine.weights:
+                _verify(folder, f"{name} part's weights", part.engine.weights.file, part.engine.weights.sha256)
         _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256)
         for document in manifest.documents:
             _verify(folder, "document", document.file, document.sha256)

@@ -4,26 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from telme import bundle as bundles
-from telme.bundle import Bundle, BundleError, Modality, Part
+from telme.bundle import Backend, Bundle, BundleError, Modality, Part
 from telme.features.audio import AudioFeatures
 from telme.features.faces import FaceDetector
 from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.labels import valence_arousal
+from telme.runtime import fit
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
 from telme.runtime.fusion import STUDENTS, Encodings, Fusion
 from telme.runtime.model import Float32, Model
 from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognition import Recognition
+from telme.runtime.tensorrt import TensorRtModel
 
-BACKENDS = ("auto", "onnxruntime")
+BACKENDS = ("auto", *get_args(Backend))
 Float64 = npt.NDArray[np.float64]
 
 
@@ -72,9 +74,10 @@ class Recognizer:
         """Load a bundle.
 
         bundle: a folder, one already opened, or None for the compact one that ships with the package.
-        backend: "auto" or "onnxruntime".
-        threads: cores that one part may use.
-        Raises BundleError when the bundle cannot be used, ValueError for an unknown backend.
+        backend: "auto" runs each part by what it was exported for; another one of BACKENDS demands that it is that.
+        threads: cores that one part may use; an engine uses the GPU.
+        Raises UnfitError when the bundle was made for another machine, BundleError when it cannot be used at all,
+        ValueError for an unknown backend.
         """
         if backend not in BACKENDS:
             raise ValueError(f"There is no backend {backend!r} for bundles; choose one of {', '.join(BACKENDS)}.")
@@ -84,12 +87,15 @@ class Recognizer:
         if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
             raise BundleError(complaint)
         parts = manifest.parts
+        _demand_backend(bundle, backend)
+        fit.demand(bundle)
         tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
         detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None
         video = VideoFeatures(manifest.visual, detector)
 
         def model(part: Part) -> Model:
-            return OnnxModel(bundle.path(part), part, threads)
+            path = bundle.path(part)
+            return OnnxModel(path, part, threads) if part.engine is None else TensorRtModel(path, part)
 
         return cls(
             bundle,
@@ -226,6 +232,16 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> Float64:
     """Log-probabilities (C,) of logits (C,)."""
     shifted = logits.astype(np.float64) - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def _demand_backend(bundle: Bundle, backend: str) -> None:
+    parts = bundle.manifest.parts
+    found = {part.backend for part in (parts.text, parts.audio, parts.visual, parts.fusion)}
+    if backend != "auto" and found != {backend}:
+        raise BundleError(
+            f"{bundle.folder} was exported for {' and '.join(sorted(found))}, not for {backend}; choose that backend, "
+            f"or export it again with --target {'onnx' if backend == 'onnxruntime' else backend}."
+        )
 
 
 def _vector_sizes(fusion: Part) -> dict[str, int]:

@@ -1,0 +1,58 @@
+"""Whether this machine can run a bundle's engines, and what rebuilds them where it cannot."""
+
+from telme.bundle import Bundle, Engine, Flavour, UnfitError
+from telme.runtime import gpu, tensorrt_library
+from telme.runtime.gpu import Gpu
+
+
+def demand(bundle: Bundle) -> None:
+    """Raises UnfitError unless every engine of the bundle was built for this GPU and this TensorRT.
+
+    Without engines there is nothing to demand.
+    """
+    for name, part in bundle.manifest.parts.named():
+        if part.engine is None or part.backend == "onnxruntime":
+            continue
+        try:
+            version: str = tensorrt_library.load(part.backend).__version__
+            complaint = complaint_about(part.engine, part.backend, version, gpu.find())
+        except UnfitError as error:
+            raise UnfitError(f"{bundle.folder} needs {part.backend}: {error}") from error
+        if complaint:
+            raise UnfitError(f"The {name} part of {bundle.folder} {complaint}; {rebuild(bundle, part.backend)}.")
+
+
+def rebuild(bundle: Bundle, flavour: Flavour) -> str:
+    """What to run."""
+    run = f"runs/{bundle.manifest.training.config}"
+    return f"run `telme-export {run} --target {flavour} --output {bundle.folder}` on the machine that is to run it"
+
+
+def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) -> str | None:
+    """What does not fit, or None.
+
+    version: of the TensorRT installed. found: the GPU.
+    """
+    if not _version_fits(engine, version):
+        return f"was built with {flavour} {engine.version} and {version} is installed"
+    if engine.hardware == "ampere_plus":
+        if _number(found.compute_capability) < (8, 0):
+            return f"runs on GPUs of compute capability 8.0 or more and the {found.name} has {found.compute_capability}"
+    elif found.compute_capability not in engine.compute_capabilities:
+        return (
+            f"was built for compute capability {', '.join(engine.compute_capabilities)} and the {found.name} has "
+            f"{found.compute_capability}"
+        )
+    elif engine.hardware == "none" and engine.gpu not in (None, found.name):
+        return f"was built for the {engine.gpu} and this is the {found.name}"
+    return None
+
+
+def _version_fits(engine: Engine, version: str) -> bool:
+    if not engine.version_compatible:
+        return version == engine.version
+    return engine.version.partition(".")[0] == version.partition(".")[0] and _number(version) >= _number(engine.version)
+
+
+def _number(dotted: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in dotted.split("."))
