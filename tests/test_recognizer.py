@@ -2,8 +2,6 @@
 
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -348,14 +346,3 @@ def test_encoded_vectors_have_the_size_that_the_fusion_reads(
     assert encoded.vector.shape == shapes["audio_vector"][1:]
     assert encoded.logits.shape == (len(MELD),)
     assert recognizer.fuse(audio=replace(encoded, elapsed_ms=3.0)).elapsed_ms == {"audio": 3.0}
-
-
-def test_the_bench_runs() -> None:
-    process = subprocess.run(
-        [sys.executable, ROOT / "bench" / "recognition.py", "--repeats", "2"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "resident memory" in process.stdout

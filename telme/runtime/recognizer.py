@@ -86,24 +86,40 @@ class Recognizer:
         manifest = bundle.manifest
         if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
             raise BundleError(complaint)
-        parts = manifest.parts
         _demand_backend(bundle, backend)
         fit.demand(bundle)
-        tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
-        detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None
-        video = VideoFeatures(manifest.visual, detector)
 
         def model(part: Part) -> Model:
             path = bundle.path(part)
             return OnnxModel(path, part, threads) if part.engine is None else TensorRtModel(path, part)
 
+        parts = manifest.parts
+        models = {
+            "text": model(parts.text),
+            "audio": model(parts.audio),
+            "visual": model(parts.visual),
+            "fusion": model(parts.fusion),
+        }
+        return cls.of(bundle, models, threads)
+
+    @classmethod
+    def of(cls, bundle: Bundle, models: Mapping[str, Model], threads: int = 1) -> Self:
+        """A recogniser whose four parts are `models` and whose features are made as the bundle says.
+
+        models: "text", "audio", "visual" and "fusion", with the inputs and outputs that the manifest describes.
+        threads: cores that the face detector may use.
+        """
+        manifest, parts = bundle.manifest, bundle.manifest.parts
+        tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
+        detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None
+        video = VideoFeatures(manifest.visual, detector)
         return cls(
             bundle,
-            TextEncoder(model(parts.text), batch_max(parts.text.precision), Prompter(manifest.text, tokenizer)),
-            AudioEncoder(model(parts.audio), batch_max(parts.audio.precision), AudioFeatures(manifest.audio)),
-            VisualEncoder(model(parts.visual), batch_max(parts.visual.precision), video),
+            TextEncoder(models["text"], batch_max(parts.text.precision), Prompter(manifest.text, tokenizer)),
+            AudioEncoder(models["audio"], batch_max(parts.audio.precision), AudioFeatures(manifest.audio)),
+            VisualEncoder(models["visual"], batch_max(parts.visual.precision), video),
             Fusion(
-                model(parts.fusion),
+                models["fusion"],
                 batch_max(parts.fusion.precision),
                 manifest.fusion,
                 _vector_sizes(parts.fusion),

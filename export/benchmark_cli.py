@@ -1,0 +1,132 @@
+"""telme-bench: how fast a bundle recognises on this machine, alone or against PyTorch."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from export import benchmark, benchmark_report
+from export.benchmark import Benchmark, Case, Row
+from export.errors import ExportError
+from export.material import Material, dialogue
+from telme.bundle import COMPACT, BundleError
+from telme.runtime.recognizer import BACKENDS, Recognizer
+
+CLIP = Path("demo/conversation.mp4")
+PICTURES = 8
+EAGER, AUTHORS_STYLE = "eager", "authors-style"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one sentence about what to mend."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        if options.against and options.run is None:
+            raise ExportError(f"--against {options.against} needs --run: the run folder that the bundle came from.")
+        result = _measure(options)
+        if options.json:
+            sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+        else:
+            benchmark_report.show(result, Console())
+        if options.report is not None:
+            sys.stderr.write(f"report written to {benchmark_report.write(result, options.report)}\n")
+    except (ExportError, BundleError) as error:
+        sys.stderr.write(f"telme-bench: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"telme-bench: cannot write the report ({error}); give another --report.\n")
+        return 2
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f'telme-bench needs {missing.name}: run `pip install "telme-live[export,train]"`.\n')
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("telme-bench: interrupted; nothing was written.\n")
+        return 130
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> Benchmark:
+    resident = {"before": benchmark.resident_mb()}
+    started = perf_counter()
+    recognizer = Recognizer.load(options.bundle, backend=options.backend, threads=options.threads)
+    load_s = perf_counter() - started
+    recognizer.warm_up()
+    resident["loaded and warm"] = benchmark.resident_mb()
+    material = Material.read(options.media, PICTURES)
+    rates = benchmark.throughput(recognizer, material, options.repeats)
+    resident["after the largest batch"] = benchmark.resident_mb()
+    name = recognizer.bundle.manifest.name
+    peak = None
+    if options.against is None:
+        rows = benchmark.measure(benchmark.cases({name: recognizer}, material), options.repeats)
+    else:
+        from export.eager import peak_gflops
+
+        rows = _against(options, recognizer, material)
+        peak = peak_gflops(options.threads)
+    return Benchmark(
+        bundle=name,
+        bundle_sha256=recognizer.bundle.sha256,
+        measured_at=benchmark.now(),
+        repeats=options.repeats,
+        host=benchmark.host(options.threads, peak),
+        load_s=load_s,
+        resident_mb=resident,
+        rows=tuple(rows),
+        throughput=tuple(rates),
+    )
+
+
+def _against(options: argparse.Namespace, recognizer: Recognizer, material: Material) -> list[Row]:
+    from export.eager import AuthorsStyle, eager, floating_point_operations
+    from export.trained import Trained
+
+    trained = Trained.read(options.run)
+    reference = eager(trained, recognizer.bundle, options.threads)
+    name = recognizer.bundle.manifest.name
+    cases = benchmark.cases({name: recognizer, EAGER: reference}, material)
+    operations = [floating_point_operations(case.work[EAGER]) / 1e9 if EAGER in case.work else 0.0 for case in cases]
+    if options.against == AUTHORS_STYLE:
+        authors = AuthorsStyle(trained, reference)
+        turns = dialogue(benchmark.TYPICAL_TOKENS, benchmark.prompter(recognizer))
+        work = {
+            name: lambda: benchmark.from_clip(recognizer, material, turns),
+            AUTHORS_STYLE: lambda: authors.recognise(material, turns),
+        }
+        cases.append(Case("clip", material.clip.name, work))
+        operations.append(0.0)
+    rows = benchmark.measure(cases, options.repeats)
+    return [row.model_copy(update={"gflop": gflop or None}) for row, gflop in zip(rows, operations, strict=True)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="telme-bench", description=__doc__)
+    parser.add_argument("bundle", nargs="?", type=Path, default=COMPACT, help="folder (default: the one that ships)")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="what runs the parts (default: as the bundle says)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of each part (default: 1)")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument(
+        "--media", type=Path, default=CLIP, metavar="FILE", help="clip with speech and a face (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--against",
+        choices=[EAGER, AUTHORS_STYLE],
+        help="time PyTorch on the same checkpoint in the same run; authors-style also does with the whole clip what "
+        "the released inference code does",
+    )
+    parser.add_argument("--run", type=Path, metavar="RUN_FOLDER", help="the checkpoint, for --against")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a dated page, its figures and a chart here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
