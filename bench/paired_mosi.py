@@ -8,14 +8,13 @@ alone, and rotate train, dev and test among its videos. The others use the split
 published text features, and with the sentence vectors of a pretrained MiniLM, which never saw a label.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from paired_study import Study, carry_out, parser
+from paired_study import Study, carry_out, parser, start_logging
 from paired_trial import Data, Fold, Lesson, Plan, Recipe, Roles, rotating
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -36,7 +35,7 @@ _AT_ONCE = 32
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__).parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     reviews = mosi.load(options.corpora / "mosi")
     schedule = Schedule(epochs=options.epochs, batch=64, learning_rate=3e-3)
     recipe = Recipe(schedule, part_dropout=dict.fromkeys(mosi.MODALITIES, 0.5))
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = paired(reviews, text)
         rest = data.only(published.test)
         plans = [Plan(part, (ROLES,), LESSONS, recipe, options.shuffled_labels) for part in (rest, data)]
-        seeds = range(options.seeds)
+        seeds = options.seeds
         folds = rotating(rest.groups, FOLDS, DEV_VIDEOS)
         unseen.append(Study(f"CMU-MOSI, unseen videos, {name}", plans[0], folds, seeds, rest.groups, options.output))
         whole.append(

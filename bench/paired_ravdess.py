@@ -8,14 +8,13 @@ shifts; either teaches the other. First with the splits that the product's audio
 the test; then in four folds, which test every actor from 01 to 20 once.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from paired_study import Study, carry_out, parser
+from paired_study import Study, carry_out, parser, start_logging
 from paired_trial import Data, Fold, Lesson, Plan, Recipe, Roles, rotating
 from torch import Tensor, nn
 
@@ -38,7 +37,7 @@ _AT_ONCE = 32
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__).parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     corpus = ravdess.load(options.corpora / "ravdess")
     data = load(options.corpora / "ravdess", corpus, options.output)
     schedule = Schedule(epochs=options.epochs, batch=64, learning_rate=3e-3)
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shuffled=options.shuffled_labels,
     )
     clips = np.array([utterance.id for utterance in corpus.utterances])
-    seeds = range(options.seeds)
+    seeds = options.seeds
     # Four actors are too few to resample: the first intervals speak for further takes of these actors only.
     folds = rotating(data.groups, FOLDS, DEV_ACTORS)
     carry_out(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import rich
 import torch
-from paired_trial import CROSS_FITTED, EXCHANGED, OWN, Arm, Fold, Outcome, Plan, Trial
+from paired_trial import CROSS_FITTED, EXCHANGED, OWN, Arm, Fold, Outcome, Plan, Trial, smoothed
 
 from telme.evaluation import Counts, Difference, accuracy, bootstrap_interval, grouped_confusion, paired_bootstrap
 
@@ -90,9 +90,9 @@ class Study:
         return [max(self.settings(family), key=lambda arm: self.dev(arm, place)) for place in range(len(self.folds))]
 
     def best_alone(self) -> str:
-        """The modality that alone has the highest likelihood of dev's labels, over all folds and seeds."""
-        alone = [Arm(modality) for modality in self.plan.data.features]
-        return max(alone, key=lambda arm: sum(self.dev(arm, place) for place in range(len(self.folds)))).family
+        """The family of one modality that has the highest likelihood of dev's labels, over all folds and seeds."""
+        alone = [family for modality in self.plan.data.features for family in (modality, smoothed(modality))]
+        return max(alone, key=lambda family: sum(self.dev(arm, place) for place, arm in enumerate(self.chosen(family))))
 
     def counts(self, arms: Sequence[Arm], seeds: Sequence[int]) -> Counts:
         """Confusion matrices by group (G, C, C), summed over seeds, of one arm per fold."""
@@ -135,8 +135,8 @@ class Study:
                 yield f"{roles.leader} leads nobody, {kind}", fused
                 yield joined, fused
         for lesson in self.plan.lessons:
-            for kind in (OWN, CROSS_FITTED, EXCHANGED):
-                yield lesson.student, f"{lesson.family}, {kind}"
+            for kind, untaught in product((OWN, CROSS_FITTED), (lesson.student, smoothed(lesson.student))):
+                yield untaught, f"{lesson.family}, {kind}"
             yield f"{lesson.family}, {EXCHANGED}", f"{lesson.family}, {CROSS_FITTED}"
 
 
@@ -200,18 +200,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("corpora", type=Path, help="folder that holds the corpus's folder")
     options.add_argument("--output", type=Path, required=True, help="folder for what was encoded, outcomes and tables")
-    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     options.add_argument("--epochs", type=int, default=12, help="of every part and every fusion")
     options.add_argument("--shuffled-labels", action="store_true", help="a control: must end at chance")
     return options
 
 
-def carry_out(studies: Sequence[Study], output: Path) -> None:
-    """Run all studies and print their tables; also written to `output` as `tables.md` and `figures.json`."""
-    # Hundreds of parts are trained, and each would draw its bars or log its epochs.
+def start_logging() -> None:
+    """What a study does, on standard error; no bars, and not the epochs of the hundreds of parts that it trains."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     rich.reconfigure(quiet=True)
     for name in ("telme.training.loop", "telme.progress"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def carry_out(studies: Sequence[Study], output: Path) -> None:
+    """Run all studies and print their tables; also written to `output` as `tables.md` and `figures.json`."""
     output.mkdir(parents=True, exist_ok=True)
     text = "\n".join(line for study in studies for line in report(study.run()))
     (output / "tables.md").write_text(text, encoding="utf-8")

@@ -77,6 +77,11 @@ class Roles(NamedTuple):
     visual: str | None
 
 
+def smoothed(modality: str) -> str:
+    """The family of parts that learn from smoothed labels."""
+    return f"{modality}, labels smoothed"
+
+
 class Lesson(NamedTuple):
     teacher: str
     student: str
@@ -107,6 +112,7 @@ class Recipe:
         Distillation(temperature=4, alpha=1),
         Distillation(temperature=2, alpha=0.1),
     )
+    smoothings: tuple[float, ...] = (0.1, 0.3)  # what distillation may be worth without a teacher: softer labels
     cross_fits: int = 3
 
 
@@ -169,6 +175,7 @@ class Trial:
             own[modality] = self._part(modality, self._fold.train)
             crossed[modality] = self._cross_fitted(modality, own[modality])
             outcomes[Arm(modality)] = self._outcome(own[modality].logits)
+            outcomes |= dict(self._smoothed(modality))
         outcomes[Arm(EVERYTHING)] = self._outcome(self._part(EVERYTHING, self._fold.train).logits)
         log_probabilities = torch.stack([answer.logits.log_softmax(dim=1) for answer in own.values()])
         outcomes[Arm(MEAN)] = self._outcome(log_probabilities.mean(dim=0))
@@ -178,9 +185,21 @@ class Trial:
         strangers = {name: self._exchanged(answer) for name, answer in crossed.items()}
         return outcomes | dict(self._students(EXCHANGED, strangers))
 
-    def _part(self, modality: str, rows: Ints, lesson: tuple[Answer, Distillation] | None = None) -> Answer:
+    def _smoothed(self, modality: str) -> Iterator[tuple[Arm, Outcome]]:
+        for smoothing in self._recipe.smoothings:
+            answer = self._part(modality, self._fold.train, smoothing=smoothing)
+            yield Arm(smoothed(modality), f"by {smoothing:g}"), self._outcome(answer.logits)
+
+    def _part(
+        self,
+        modality: str,
+        rows: Ints,
+        lesson: tuple[Answer, Distillation] | None = None,
+        smoothing: float = 0.0,
+    ) -> Answer:
         """What a part trained on `rows` answers to all utterances. lesson: a teacher's answers to all of them."""
         recipe, data = self._recipe, self._data
+        schedule = recipe.schedule.model_copy(update={"label_smoothing": smoothing})
         if modality == EVERYTHING:
             features = torch.cat(list(data.features.values()), dim=1)
             dropout = max(recipe.part_dropout.values())
@@ -190,10 +209,10 @@ class Trial:
         model = Part(features[rows], recipe.hidden, recipe.vector, len(data.labels), dropout)
         material = Material((features,), self._learnt, rows, self._fold.dev)
         if lesson is None:
-            task = HeadTask(model, material, recipe.schedule, self._seed)
+            task = HeadTask(model, material, schedule, self._seed)
         else:
-            task = StudentTask(model, material, recipe.schedule, self._seed, *lesson)
-        train(task, recipe.schedule, self._seed)
+            task = StudentTask(model, material, schedule, self._seed, *lesson)
+        train(task, schedule, self._seed)
         with torch.inference_mode():
             answer = model.answer(features)
         return Answer(answer.vector.clone(), answer.logits.clone())

@@ -90,7 +90,7 @@ def test_every_arm_answers_the_same_utterances_better_than_chance(
         f"{PRESENCES} taught by {INTENSITIES}, own answers",
     }
     assert all(outcome.test.shape == fold.test.shape for outcome in outcomes.values())
-    assert min(accuracies(plan, fold, outcomes).values()) > 0.2  # chance is 2 of 15
+    assert min(accuracies(plan, fold, outcomes).values()) > 0.27  # the commonest emotions have 2 of 15 each
 
 
 def test_the_test_labels_change_nothing(plan: Plan, fold: Fold, outcomes: dict[Arm, Outcome]) -> None:
@@ -101,8 +101,10 @@ def test_the_test_labels_change_nothing(plan: Plan, fold: Fold, outcomes: dict[A
 
 def test_shuffled_labels_end_at_chance(plan: Plan, fold: Fold) -> None:
     shuffled = replace(plan, shuffled=True)
-    reached = accuracies(plan, fold, Trial(shuffled, fold, seed=0).run())
-    assert max(reached.values()) < 0.22  # 240 utterances, the commonest emotion has 2 of 15
+    reached = list(accuracies(plan, fold, Trial(shuffled, fold, seed=0).run()).values())
+    # 240 utterances, but an actor's takes are alike: as sure as 60 that are not, so chance deviates by 4 points.
+    assert np.mean(reached) < 0.2
+    assert max(reached) < 0.27
 
 
 def test_cross_fitted_answers_do_not_know_the_own_group_s_labels(plan: Plan, fold: Fold) -> None:
@@ -182,7 +184,7 @@ def test_the_script_for_mosi_runs_on_a_few_videos(corpora: Path, tmp_path: Path)
 
 def run(script: str, folder: Path) -> str:
     """The tables that a script prints, after one epoch with one seed."""
-    options = ("--output", folder / "output", "--seeds", "1", "--epochs", "1")
+    options = ("--output", folder / "output", "--seeds", "0", "--epochs", "1")
     process = subprocess.run(
         [sys.executable, ROOT / "bench" / script, folder / "corpora", *options], capture_output=True, text=True
     )
