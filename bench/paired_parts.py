@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from telme.evaluation import accuracy, confusion, negative_log_likelihood
 from telme.models.fusion import ASF, FusionDimensions
 from telme.training.config import Distillation, Schedule
-from telme.training.distillation import Answer, distillation_loss
+from telme.training.distillation import Answer, Distiller
 from telme.training.loop import fit
 
 Ints = npt.NDArray[np.int64]
@@ -125,14 +125,14 @@ class StudentTask(HeadTask):
         """teacher: vectors (n, d) and logits (n, C), of all rows."""
         super().__init__(model, material, schedule, seed)
         self._student = model
-        self._distillation = settings
+        self._distiller = Distiller(settings)
         self._columns = (material.truth, teacher.vector, teacher.logits, *material.inputs)
 
     def loss(self, batch: Batch) -> Tensor:
         truth, vectors, logits, features = batch
         student = self._student.answer(features)
         labelled = cross_entropy(student.logits, truth, label_smoothing=self._schedule.label_smoothing)
-        return labelled + distillation_loss(student, Answer(vectors, logits), self._distillation)
+        return labelled + self._distiller.loss(student, Answer(vectors, logits))
 
 
 def train(task: HeadTask, schedule: Schedule, seed: int) -> dict[str, float]:
