@@ -43,6 +43,34 @@ def test_ravdess_counts_and_splits(corpora: Path) -> None:
 
 
 @pytest.mark.corpora
+def test_every_ravdess_take_has_action_units(corpora: Path) -> None:
+    units = ravdess.action_units(corpora / "ravdess")
+    utterances = ravdess.load(corpora / "ravdess").utterances
+    assert units.keys() == {utterance.id for utterance in utterances}
+    assert all(values.shape == (35,) and 0 <= values.min() <= values.max() <= 5 for values in units.values())
+    # Lip corner puller and cheek raiser make a smile (AU12 and AU06: 9th and 5th intensity).
+    smile = {label: [] for label in ravdess.LABELS}
+    for utterance in utterances:
+        smile[utterance.label].append(units[utterance.id][[4, 8]].sum())
+    assert max(smile, key=lambda label: np.mean(smile[label])) == "happy"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fault"),
+    [
+        ({"clip": ["01-05-01-01-01-01"]}, "cannot be read"),
+        ({"clip": ["01-05-01-01-01-01"], "au": np.zeros((2, 35))}, "one row of numbers per clip"),
+        ({"clip": ["01-05-01-01-01-01"], "au": np.full((1, 35), np.nan)}, "one row of numbers per clip"),
+        ({"clip": ["01-09-01-01-01-01"], "au": np.zeros((1, 35))}, "03-01-09-01-01-01-01"),
+    ],
+)
+def test_action_units_of_something_else_are_refused(arrays: dict[str, object], fault: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / ravdess.ACTION_UNITS, **arrays)
+    with pytest.raises(CorpusError, match=fault):
+        ravdess.action_units(tmp_path)
+
+
+@pytest.mark.corpora
 def test_emodb_s_boredom_has_no_label_in_meld_s_terms(corpora: Path) -> None:
     corpus = emodb.load(corpora / "emodb")
     assert speakers(corpus, "test") == {"speaker-13", "speaker-14"}

@@ -1,12 +1,16 @@
 """RAVDESS (Livingstone & Russo, PLOS ONE 2018): acted English speech, eight emotions, 24 actors, two sentences.
 
 A file's name says everything: `03-01-EE-II-SS-RR-AA`, with 03 sound only, 01 speech, EE emotion, II intensity,
-SS sentence, RR repetition, AA actor (odd numbers are men).
+SS sentence, RR repetition, AA actor (odd numbers are men). The video of the same take begins with 01 instead of 03.
 """
 
 import re
 from collections import Counter
 from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
 
 from telme.corpora.clip_names import named_clips
 from telme.corpora.records import Corpus, CorpusError, Split, Utterance
@@ -14,6 +18,7 @@ from telme.labels import RAVDESS
 
 LICENCE = "CC BY-NC-SA 4.0: non-commercial use only"
 LABELS = tuple(RAVDESS.to_meld)  # in the order of the codes, from 01
+ACTION_UNITS = "action_units.npz"
 
 _NAME = re.compile(r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(0[1-9]|1[0-9]|2[0-4])")
 
@@ -45,6 +50,27 @@ def load(folder: Path) -> Corpus:
     corpus = Corpus("RAVDESS", LICENCE, utterances, dropped)
     corpus.report()
     return corpus
+
+
+def action_units(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """What OpenFace (Baltrušaitis et al., FG 2018) saw of each take's face, by the id of its sound clip.
+
+    folder: holds `action_units.npz` with `clip` (n,), names without the leading 03, and `au` (n, 35): means over the
+    clip, of the intensities of 17 action units in [0, 5] and then of the presences of 18 in [0, 1].
+    Raises CorpusError when that file is missing or holds something else.
+    """
+    path = folder / ACTION_UNITS
+    try:
+        with np.load(path) as arrays:
+            clips = [f"03-{clip}" for clip in arrays["clip"]]
+            values = np.asarray(arrays["au"], np.float32)
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise CorpusError(f"{path} cannot be read ({error}); give RAVDESS's folder, which holds it.") from error
+    if values.ndim != 2 or len(values) != len(clips) or not np.isfinite(values).all():
+        raise CorpusError(f"{path} does not hold one row of numbers per clip; make it anew.")
+    if strange := [clip for clip in clips if _NAME.fullmatch(clip) is None]:
+        raise CorpusError(f"{path} names {strange[0]}, which is no clip of RAVDESS's speech; make it anew.")
+    return dict(zip(clips, values, strict=True))
 
 
 def _split(actor: int) -> Split:
