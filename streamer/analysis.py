@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
@@ -82,7 +83,7 @@ class Analyst:
             self._look(utterance),
         )
         turns = self._turns(utterance, heard)
-        recognition = await self._recognise(turns, audio, visual)
+        recognition = await self._recognise(heard, turns, audio, visual)
         return Analysis(
             heard=heard,
             turns=turns,
@@ -100,7 +101,7 @@ class Analyst:
         turns = self._turns(utterance, analysis.heard)
         if turns == analysis.turns:
             return analysis
-        recognition = await self._recognise(turns, analysis.audio, analysis.visual)
+        recognition = await self._recognise(analysis.heard, turns, analysis.audio, analysis.visual)
         return replace(analysis, turns=turns, recognition=recognition)
 
     async def _listen(self, utterance: Utterance) -> tuple[Transcript | Rejected | None, float | None]:
@@ -122,8 +123,14 @@ class Analyst:
         return self._dialogue.context(self._speaker, heard.text, utterance.end_s)
 
     async def _recognise(
-        self, turns: tuple[Turn, ...] | None, audio: Encoded | None, visual: Encoded | None
+        self,
+        heard: Transcript | Rejected | None,
+        turns: tuple[Turn, ...] | None,
+        audio: Encoded | None,
+        visual: Encoded | None,
     ) -> Recognition:
         encoders, recognizer = self._workers.encoders, self._recognizer
         text = None if turns is None else await run_in(encoders, recognizer.encode_text, turns)
-        return await run_in(encoders, lambda: recognizer.fuse(text=text, audio=audio, visual=visual))
+        fuse = partial(recognizer.fuse, text=text, audio=audio, visual=visual)
+        confidence = heard.confidence if isinstance(heard, Transcript) else None
+        return await run_in(encoders, lambda: fuse(text_confidence=confidence))

@@ -25,7 +25,7 @@ from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
 from streamer.speculation import Speculation, SpeculationCounters
-from streamer.transcriber import Transcriber
+from streamer.transcriber import Transcriber, TranscriberCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
 from streamer.watcher import PictureCounters, Watcher
 from streamer.workers import Workers
@@ -102,6 +102,7 @@ class Pipeline:
         self.source = source
         self.paused = False
         self._settings = settings
+        self._transcriber = transcriber
         self._sinks = sinks
         self._clock = clock
         self._workers = Workers()
@@ -121,6 +122,11 @@ class Pipeline:
         self._events = EventMaker(settings, bundle, session=uuid.uuid4().hex[:12], began_at=clock())
         self._now = 0  # end of what was heard, in samples of the stream clock
         self._stop = asyncio.Event()
+
+    @property
+    def transcription(self) -> TranscriberCounters | None:
+        """None where no speech recogniser is wanted."""
+        return None if self._transcriber is None else self._transcriber.counters
 
     @property
     def pictures(self) -> PictureCounters:

@@ -146,6 +146,7 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
         "dialogue_turns": len(pipeline.dialogue),
         "pipeline": dataclasses.asdict(pipeline.counters),
         "speculation": dataclasses.asdict(pipeline.speculation),
+        "transcription": dataclasses.asdict(pipeline.transcription) if pipeline.transcription is not None else None,
         "segmenter": dataclasses.asdict(pipeline.segmenter.counters),
         "pictures": dataclasses.asdict(pipeline.pictures),
         "source": dataclasses.asdict(pipeline.source.counters),
