@@ -1,6 +1,6 @@
 """Is a hangover that adapts better than a fixed one? False cut-offs against delay, on real speech.
 
-    python bench/endpointing.py ../shared/data [--plot docs/endpointing.png] > table.md
+    python bench/endpointing.py /path/to/corpora [--plot docs/endpointing.png] > table.md
 
 Each clip is one utterance: whoever declares it over in a silence inside it, cuts it off. What is heard at the beginning
 of a silence (how far the voice fell before it, how long somebody spoke) chooses between a short and a long hangover.

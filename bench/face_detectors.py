@@ -1,7 +1,7 @@
 """Compares face detectors on clips of one talking person: CenterFace, which bundles hold, with MTCNN.
 
     pip install --no-deps facenet-pytorch      # MTCNN's weights
-    python bench/face_detectors.py ../shared/data/clips/grid_*.mpg ../shared/data/clips/pyfeat_*.mp4
+    python bench/face_detectors.py /path/to/corpora/clips/grid_*.mpg /path/to/corpora/clips/pyfeat_*.mp4
 
 Nobody has marked the faces in the clips. A frame's face is where both detectors, at the finest setting of each, find
 exactly one and agree (intersection over union of at least 0.4), halfway between the two. Prints Markdown: how often

@@ -1,6 +1,6 @@
 """What fusion and distillation are worth on CMU-MOSI: text, audio and video of the same utterances, two sentiments.
 
-    python bench/paired_mosi.py ../shared/data --output /tmp/paired-mosi
+    python bench/paired_mosi.py /path/to/corpora --output paired-mosi
 
 Text leads and teaches; audio and video shift it and learn from it. The published text and video features know the
 labels of the published train split (see telme/corpora/mosi.py), so the first studies take the published test split

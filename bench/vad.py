@@ -1,6 +1,6 @@
 """Measures the voice activity engines through the segmenter, on real speech, clean and in noise.
 
-    python bench/vad.py ../shared/data > table.md
+    python bench/vad.py /path/to/corpora > table.md
 
 Clips of four corpora are set one after another into a stream, each at the same speech level, with pauses
 between them that are longer than the hangover. Where speech is in the stream is read off the CLEAN clips
