@@ -36,6 +36,7 @@ _AT_ONCE = 32
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__).parse_args(arguments)
     start_logging()
+    torch.set_num_threads(1)  # the tensors are small
     reviews = mosi.load(options.corpora / "mosi")
     schedule = Schedule(epochs=options.epochs, batch=64, learning_rate=3e-3)
     recipe = Recipe(schedule, part_dropout=dict.fromkeys(mosi.MODALITIES, 0.5))

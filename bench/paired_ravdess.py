@@ -38,6 +38,7 @@ _AT_ONCE = 32
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__).parse_args(arguments)
     start_logging()
+    torch.set_num_threads(1)  # the tensors are small
     corpus = ravdess.load(options.corpora / "ravdess")
     data = load(options.corpora / "ravdess", corpus, options.output)
     schedule = Schedule(epochs=options.epochs, batch=64, learning_rate=3e-3)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import rich
-import torch
 from paired_trial import CROSS_FITTED, EXCHANGED, OWN, Arm, Fold, Outcome, Plan, Trial, smoothed
 
 from telme.evaluation import Counts, Difference, accuracy, bootstrap_interval, grouped_confusion, paired_bootstrap
@@ -52,7 +51,6 @@ class Study:
     outcomes: dict[tuple[int, int], Mapping[Arm, Outcome]] = field(default_factory=dict)
 
     def run(self) -> "Study":
-        torch.set_num_threads(1)  # the tensors are small
         for seed, place in product(self.seeds, range(len(self.folds))):
             started = time.perf_counter()
             self.outcomes[place, seed] = self._trial(place, seed)

@@ -66,10 +66,11 @@ def _measure(options: argparse.Namespace) -> Benchmark:
     if options.against is None:
         rows = benchmark.measure(benchmark.cases({name: recognizer}, material), options.repeats)
     else:
-        from export.eager import peak_gflops
+        from export.eager import on_threads, peak_gflops
 
-        rows = _against(options, recognizer, material)
-        peak = peak_gflops(options.threads)
+        with on_threads(options.threads):
+            rows = _against(options, recognizer, material)
+            peak = peak_gflops()
     return Benchmark(
         bundle=name,
         bundle_sha256=recognizer.bundle.sha256,

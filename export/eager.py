@@ -1,6 +1,7 @@
 """A trained model run by PyTorch as it is, behind the features of its bundle: what an export is timed against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from time import perf_counter
 
@@ -25,7 +26,6 @@ def eager(trained: Trained, bundle: Bundle, threads: int) -> Recognizer:
             f"The run is of {trained.checkpoints['text'].config} and the bundle of {bundle.manifest.training.config}; "
             "give the run folder that the bundle was exported from."
         )
-    torch.set_num_threads(threads)
     specifications = trained.specifications
     models = {
         "text": TorchModel(trained.text, signatures.text(specifications.text, trained.text.dimensions)),
@@ -76,9 +76,19 @@ def floating_point_operations(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_gflops(threads: int, size: int = 2048, repeats: int = 5) -> float:
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """PyTorch uses so many cores within it."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def peak_gflops(size: int = 2048, repeats: int = 5) -> float:
     """What this machine reaches in a large float32 matrix product: 10^9 multiplications and additions a second."""
-    torch.set_num_threads(threads)
     a, b = torch.rand(size, size), torch.rand(size, size)
     spent = []
     for _ in range(repeats + 1):

@@ -220,6 +220,16 @@ class FailingJournal(Journal):
         super().write(added, removed)
 
 
+class CountedJournal(FailingJournal):
+    """Remembers how many events it holds."""
+
+    held = 0
+
+    def write(self, added: Iterable[Entry], removed: Iterable[int]) -> None:
+        super().write(added, removed)
+        type(self).held = len(self.entries())
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> type[FailingJournal]:
     class Disk(FailingJournal):
@@ -353,7 +363,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = pytest.MonkeyPatch()
-        self.disk = type("Disk", (FailingJournal,), {})
+        self.disk = type("Disk", (CountedJournal,), {})
         self.clock = Clock()
         self.patches.setattr(outbox_module, "open_journal", self.disk)
         self.patches.setattr(outbox_module, "time", self.clock)
@@ -369,6 +379,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.path = self.folder / f"outbox-{self.generation}"
         self.outbox = Outbox(BOUNDS, self.path, "normal")
         self.run(self.outbox.__aenter__())
+        self.disk.held = len(self.model.disk)
         self.model = Model(BOUNDS, waiting=list(self.model.disk), disk=[])
         self.model.trim(self.clock.now, by_age=True)
         self.catch_up()
@@ -456,7 +467,7 @@ class OutboxMachine(RuleBasedStateMachine):
         """Wait for the disk, or for its failure."""
         if self.disk.fails:
             return
-        self.eventually(lambda: self.outbox.unsaved == 0)
+        self.eventually(lambda: self.outbox.unsaved == 0 and self.disk.held == len(self.model.all))
         self.model.disk = self.model.all
 
     def copied(self, old: Path) -> list[str]:

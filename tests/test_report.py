@@ -101,8 +101,13 @@ def test_any_events_can_be_reported_in_80_columns_and_as_json(events: list[Emoti
 def test_in_the_log_the_report_is_one_line_of_json_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
     report = Report()
     report.publish(late(100))
-    logging.getLogger().setLevel(logging.ERROR)
-    report.log(STATUS)
+    root = logging.getLogger()
+    usual = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        report.log(STATUS)
+    finally:
+        root.setLevel(usual)
     line = json.loads(JsonFormatter().format(caplog.records[-1]))
     assert line["message"] == "report"
     assert line["latency_ms"]["total"]["p50"] == pytest.approx(600, rel=0.01)

@@ -190,7 +190,8 @@ async def test_a_live_url_that_dies_comes_back_into_the_same_stream(mosquitto: M
         running(tmp_path, "--media", url.url, "--mqtt", mosquitto.url) as stream,
     ):
         await subscriber.wait_for("/utterance")
-        await until_status(subscriber, lambda now: bool(now["speaking"]))
+        await until_status(subscriber, lambda now: not now["speaking"])
+        await until_status(subscriber, lambda now: bool(now["speaking"]))  # just begun: it cannot end before the cut
         url.kill()
         await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
         await asyncio.sleep(AWAY_S)

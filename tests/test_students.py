@@ -32,9 +32,8 @@ def witness(truth: np.ndarray, seed: int, clearness: float = 1.0) -> Encodings:
     random = np.random.default_rng(seed)
     seen = clearness * np.eye(LABELS)[truth] + random.normal(size=(len(truth), LABELS))
     ids = tuple(map(str, range(len(truth))))
-    return Encodings(
-        torch.from_numpy(2 * clearness * seen).float(), truth, ids, tuple(str(i // 20) for i in range(len(truth)))
-    )
+    groups = tuple(str(i // 20) for i in range(len(truth)))
+    return Encodings(torch.from_numpy(2 * clearness * seen).float(), truth, ids, groups=groups)
 
 
 def paired(seed: int, same: bool) -> Paired:
@@ -73,7 +72,7 @@ def test_nobody_has_both_students() -> None:
 def test_only_both_together_are_divided() -> None:
     logits = torch.randn(4, LABELS, generator=torch.Generator().manual_seed(0))
     present = torch.tensor([1.0, 1, 0, 0]), torch.tensor([1.0, 0, 1, 0])
-    batch = Batch(logits, logits, 2 * logits, *present, torch.zeros(4, dtype=torch.long))
+    batch = Batch(logits, logits, 2 * logits, *present, torch.ones(4), torch.zeros(4, dtype=torch.long))
     found = without_text(STUDENTS, batch, together=0.5)
     audio, visual = (np.log(softmax(times * logits.numpy(), 2.0)) for times in (1, 2))
     np.testing.assert_allclose(found[0], audio[0] + visual[0], rtol=1e-5)
