@@ -81,5 +81,9 @@ def _counted(status: Mapping[str, Any]) -> Iterator[str]:
     """Sections of counters line by line, in whatever order and number they come."""
     for section, values in status.items():
         if isinstance(values, Mapping):
-            counters = ", ".join(f"{name} {value}" for name, value in values.items())
+            counters = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
             yield from textwrap.wrap(f"{section}: {counters}", _WIDTH, subsequent_indent="  ")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
