@@ -25,7 +25,8 @@ EAGER, AUTHORS_STYLE = "eager", "authors-style"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one sentence about what to mend."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    handler = RichHandler(console=Console(stderr=True), show_path=False)  # stdout is for the result
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         if options.against and options.run is None:
             raise ExportError(f"--against {options.against} needs --run: the run folder that the bundle came from.")
