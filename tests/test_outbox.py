@@ -378,8 +378,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.path = self.folder / f"outbox-{self.generation}"
         self.outbox = Outbox(BOUNDS, self.path, "normal")
+        self.disk.held = len(self.model.disk)  # before the writer's thread begins, which may drop some of them
         self.run(self.outbox.__aenter__())
-        self.disk.held = len(self.model.disk)
         self.model = Model(BOUNDS, waiting=list(self.model.disk), disk=[])
         self.model.trim(self.clock.now, by_age=True)
         self.catch_up()
