@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 JFK = Path(__file__).parent / "data" / "jfk.flac"
 JFK_SAID = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
 
+SPEAKS_S = 1.5  # an utterance is long enough to be one
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SoundServer]:
@@ -187,23 +189,27 @@ async def test_a_live_url_that_dies_comes_back_into_the_same_stream(mosquitto: M
     with (
         live_url(CONVERSATION) as url,
         Subscriber(mosquitto.port) as subscriber,
-        running(tmp_path, "--media", url.url, "--mqtt", mosquitto.url) as stream,
+        # Such a hangover runs utterances together: whoever was speaking still has one in hand when the word arrives.
+        running(
+            tmp_path, "--media", url.url, "--mqtt", mosquitto.url, "--set", "segmentation.hangover_ms=3000"
+        ) as stream,
     ):
-        await subscriber.wait_for("/utterance")
-        await until_status(subscriber, lambda now: not now["speaking"])
-        await until_status(subscriber, lambda now: bool(now["speaking"]))  # just begun: it cannot end before the cut
+        await subscriber.wait_for("/availability")
+        await until_status(subscriber, lambda now: bool(now["speaking"]))
+        await asyncio.sleep(SPEAKS_S)
         url.kill()
         await until(lambda: any(event["end_reason"] == "gap" for event in heard(subscriber)))
         await asyncio.sleep(AWAY_S)
-        before = len(heard(subscriber))
         await asyncio.to_thread(url.start)
         assert await back_after_s(stream) < BACK_S
-        await subscriber.wait_for("/utterance", before + 2)
+        await until_status(subscriber, lambda now: bool(now["speaking"]))
+        await asyncio.sleep(SPEAKS_S)
         assert await asyncio.to_thread(stream.stop) == 0
         await subscriber.wait_for("/availability", 2)
         events = heard(subscriber)
         availability = [heard.payload for heard in subscriber.on("/availability")]
     assert availability == ["online", "stopped"]
+    assert [event["end_reason"] for event in events[-2:]] == ["gap", "stream_end"]
     assert [event["start_s"] for event in events] == sorted(event["start_s"] for event in events)
     assert events[-1]["modalities"]["visual"] is not None
     assert "'reopened': 1" in stream.log
