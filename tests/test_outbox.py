@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -398,7 +398,10 @@ class OutboxMachine(RuleBasedStateMachine):
     def first(self) -> None:
         if self.model.in_delivery is None:
             self.model.trim(self.clock.now, by_age=True)
-            if not self.model.waiting:
+            if not self.model.waiting:  # outdated events are dropped on the way to waiting for new ones
+                with suppress(TimeoutError):
+                    self.run(asyncio.wait_for(self.outbox.first(), 0.02))
+                self.catch_up()
                 return
             self.model.in_delivery = self.model.waiting.pop(0)
         event = self.run(self.outbox.first())

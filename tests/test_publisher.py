@@ -352,7 +352,7 @@ async def test_of_two_programs_with_one_name_the_later_one_stays_and_the_other_e
                     assert second.status().reconnects <= 2
                     assert payloads(subscriber, "/availability")[-1] == "online"
         await subscriber.wait_for("/main/state")
-    assert payloads(subscriber, "/availability")[-1] == "stopped"
+        await until(lambda: payloads(subscriber, "/availability")[-1] == "stopped")
 
 
 async def test_a_predecessor_whose_clock_was_ahead_keeps_nobody_out(mosquitto: Mosquitto) -> None:
