@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 from export.material import Material, dialogue
 from telme.features.text import Prompter, Turn
 from telme.progress import tracked
+from telme.runtime.encoders import Frame
+from telme.runtime.model import Float32
 from telme.runtime.recognizer import Inputs, Recognizer
 
 TOKENS = (16, 32, 64, 128, 256, 511)
@@ -106,7 +108,7 @@ def cases(contenders: Mapping[str, Recognizer], material: Material) -> list[Case
     first = next(iter(contenders.values()))
     spec = first.bundle.manifest
     prompts = prompter(first)
-    frames = [frame for picture in material.pictures if (frame := first.prepare_frame(picture)) is not None]
+    turns, sound, frames = typical(first, material)
     height, width = material.pictures[0].shape[:2]
     found: list[Case] = []
 
@@ -114,16 +116,14 @@ def cases(contenders: Mapping[str, Recognizer], material: Material) -> list[Case
         found.append(Case(part, size, {name: _bound(work, recognizer) for name, recognizer in contenders.items()}))
 
     for tokens in _within(TOKENS, spec.text.max_tokens):
-        turns = dialogue(tokens, prompts)
-        add("text", f"{len(prompts.encode(turns))} tokens", _work(Recognizer.encode_text, turns))
+        longer = dialogue(tokens, prompts)
+        add("text", f"{len(prompts.encode(longer))} tokens", _work(Recognizer.encode_text, longer))
     for seconds in _within(SECONDS, spec.audio.max_s):
         add("audio", f"{seconds:g} s", _work(Recognizer.encode_audio, material.sound(seconds)))
     for count in [count for count in FRAMES if count <= len(frames)]:
         add("visual", f"{count} frame{'s' * (count > 1)}", _work(Recognizer.encode_visual, frames[:count]))
     own = {next(iter(contenders)): _bound(first.prepare_frame, material.pictures[0])}
     found.append(Case("frame preparation", f"{width} x {height} px", own))
-    turns = dialogue(min(TYPICAL_TOKENS, spec.text.max_tokens), prompts)
-    sound = material.sound(min(TYPICAL_S, spec.audio.max_s))
     encoded = {
         name: {
             "text": one.encode_text(turns),
@@ -166,11 +166,7 @@ def measure(cases: Sequence[Case], repeats: int) -> list[Row]:
 
 def throughput(recognizer: Recognizer, material: Material, repeats: int) -> list[Throughput]:
     """Typical utterances at once, in batches of 1 to 32."""
-    spec = recognizer.bundle.manifest
-    prompts = prompter(recognizer)
-    frames = [frame for picture in material.pictures if (frame := recognizer.prepare_frame(picture)) is not None]
-    turns = dialogue(min(TYPICAL_TOKENS, spec.text.max_tokens), prompts)
-    utterance = Inputs(turns, material.sound(min(TYPICAL_S, spec.audio.max_s)), frames)
+    utterance = Inputs(*typical(recognizer, material))
     found = []
     for batch in BATCHES:
         recognizer.recognize_batch([utterance] * batch)
@@ -181,6 +177,14 @@ def throughput(recognizer: Recognizer, material: Material, repeats: int) -> list
             spent.append(perf_counter() - started)
         found.append(Throughput(batch=batch, per_second=batch / float(np.median(spent))))
     return found
+
+
+def typical(recognizer: Recognizer, material: Material) -> tuple[list[Turn], Float32, list[Frame]]:
+    """Turns, sound and frames of an utterance of the typical size, or of the largest that the bundle takes."""
+    spec = recognizer.bundle.manifest
+    turns = dialogue(min(TYPICAL_TOKENS, spec.text.max_tokens), prompter(recognizer))
+    frames = [frame for picture in material.pictures if (frame := recognizer.prepare_frame(picture)) is not None]
+    return turns, material.sound(min(TYPICAL_S, spec.audio.max_s)), frames
 
 
 def host(threads: int, peak_gflops: float | None) -> Host:

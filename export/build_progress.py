@@ -53,7 +53,7 @@ def watched(library: ModuleType, description: str) -> Iterator["trt.IProgressMon
 def _monitor(library: ModuleType, watch: Watch) -> "trt.IProgressMonitor":
     base: Any = library.IProgressMonitor  # which class it is depends on the flavour
 
-    class Monitor(base):  # type: ignore[misc]
+    class Monitor(base):  # type: ignore[misc]  # the base comes from whichever library is loaded
         def __init__(self) -> None:
             base.__init__(self)
 

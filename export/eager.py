@@ -40,7 +40,7 @@ class AuthorsStyle:
     """What the released inference code does with one clip, at any model's size.
 
     It decodes the clip once for the sound and once more, every picture of it, for the frames, pads each prompt to
-    the longest, and computes in float32 (github.com/yuntaeyang/TelME, MELD/utils.py and inference.py).
+    the longest, and computes in float32.
     """
 
     def __init__(self, trained: Trained, recognizer: Recognizer) -> None:

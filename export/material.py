@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -70,8 +69,8 @@ def dialogue(tokens: int, prompter: Prompter) -> list[Turn]:
     It grows to the front, word by word; a prompt that grows no longer has dropped its first turn.
     """
     turns: list[Turn] = []
-    length = 0
-    for place in count():
+    place = length = 0
+    while True:
         words = _SAID[place % len(_SAID)].split()
         later = turns
         for first in reversed(range(len(words))):
@@ -80,4 +79,4 @@ def dialogue(tokens: int, prompter: Prompter) -> list[Turn]:
             if turns and not length < grown <= tokens:
                 return turns
             turns, length = longer, grown
-    raise AssertionError("unreachable")
+        place += 1

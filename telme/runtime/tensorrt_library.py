@@ -50,7 +50,7 @@ class Complaints:
 def _logger(library: ModuleType, errors: list[str]) -> "trt.ILogger":
     base: Any = library.ILogger  # which class it is depends on the flavour
 
-    class Log(base):  # type: ignore[misc]
+    class Log(base):  # type: ignore[misc]  # the base comes from whichever library is loaded
         def __init__(self) -> None:
             base.__init__(self)
 
