@@ -98,6 +98,17 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
             assert torch.equal(whole[key], cut[key]), key
 
 
+def test_a_run_that_stops_early_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    fit(Blobs(), SCHEDULE, tmp_path / "whole", seed=1)
+    early = Blobs()
+    fit(early, SCHEDULE.model_copy(update={"stop_after": 2}), tmp_path / "parts", seed=1)
+    assert early.epoch == 1
+    fit(Blobs(), SCHEDULE, tmp_path / "parts", seed=1)
+    whole, parts = (load_file(tmp_path / name / STATE) for name in ("whole", "parts"))
+    for key in whole:
+        assert torch.equal(whole[key], parts[key]), key
+
+
 def test_another_run_is_not_continued(tmp_path: Path) -> None:
     fit(Blobs(), SCHEDULE, tmp_path, seed=1)
     with pytest.raises(TrainingError, match="other settings"):

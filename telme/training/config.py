@@ -24,6 +24,12 @@ class Schedule(_Section):
     """How one part is optimised: AdamW, linear warm-up, then linear decay to zero."""
 
     epochs: int = Field(ge=1)
+    stop_after: int | None = Field(
+        None,
+        ge=1,
+        exclude=True,  # a run that is to end earlier or later is still the same run, and is continued
+        description="end after so many of the epochs that the rate is planned for; null trains them all",
+    )
     batch: int = Field(ge=1, description="items per batch")
     learning_rate: float = Field(gt=0, description="peak, reached at the end of the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of all optimiser steps")
@@ -91,6 +97,7 @@ class AudioSettings(_Section):
 
     backbone: str = Field(description="data2vec's name on the model hub, or the folder or package: of a Whisper model")
     layers: int | None = Field(None, ge=1, description="keep so many of the encoder's first layers; null keeps all")
+    states: Literal["last", "every"] = Field("last", description="pooled: the last layer's, or (Whisper) every layer's")
     vector: int = Field(768, ge=1, description="length of the utterance vector")
     pooling: Literal["mean", "mean_std", "first"] = "mean"
     standardise: bool = Field(False, description="the pooled values, by their mean and deviation over training data")

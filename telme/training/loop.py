@@ -174,7 +174,7 @@ class _Fit:
             self._resume()
         self._agree()
         with _scalars(self._folder) if self._processes.main else nullcontext() as writer:
-            for epoch in range(len(self._state.history), self._schedule.epochs):
+            for epoch in range(len(self._state.history), self._last_epoch()):
                 set_seed(self._seed * 10_007 + epoch + 1_000_003 * self._processes.number)
                 self._finish(self._train(epoch))
                 if writer is not None:
@@ -185,6 +185,9 @@ class _Fit:
         self._task.model.load_state_dict(load_file(self._folder / BEST, device=str(self._device)))
         self._task.model.eval()
         return self._state.history[self._state.best].metrics
+
+    def _last_epoch(self) -> int:
+        return min(self._schedule.epochs, self._schedule.stop_after or self._schedule.epochs)
 
     def _agree(self) -> None:
         """All processes begin with the same weights, or one of them says why they cannot."""
