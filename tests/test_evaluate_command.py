@@ -28,8 +28,8 @@ from telme.training.evaluate_cli import main
 pytestmark = pytest.mark.slow  # eleven plots
 
 LEARNT_FROM = {"text": "MELD", "audio": "RAVDESS", "visual": "FER2013", "fusion": "MELD"}
-NAMES = {
-    "text-meld",
+TEXT_ALONE = {"text-meld", "text-meld-misheard"}
+NAMES = TEXT_ALONE | {
     "audio-ravdess",
     "visual-fer2013",
     "fusion-text",
@@ -225,13 +225,22 @@ def test_two_runs_are_compared_on_the_same_items(
 ) -> None:
     path = tmp_path / "compared.json"
     assert main(["compare", str(runs[0]), str(runs[1]), "--json", str(path)]) == 0
-    (one,) = json.loads(path.read_text())
+    misheard, one = json.loads(path.read_text())
+    assert (misheard["name"], misheard["items"]) == ("text-meld-misheard", 35)
     assert (one["name"], one["items"], one["groups"], one["grouped_by"]) == ("text-meld", 35, 5, "dialogue")
     scores = [read(run, "text-meld").evaluation.metrics()["weighted_f1"] for run in runs]
     assert one["difference"] == pytest.approx(scores[1] - scores[0])
     assert one["interval"][0] <= one["difference"] <= one["interval"][1]
     assert 0 < one["p_value"] <= 1
     assert "fusion-text.jsonl is in one of the runs only" in caplog.text
+
+
+def test_what_is_misheard_is_the_same_for_every_run_and_not_what_was_said(runs: tuple[Path, Path]) -> None:
+    said, heard = (read(runs[0], name) for name in ("text-meld", "text-meld-misheard"))
+    assert said.ids == heard.ids
+    assert not np.allclose(said.logits, heard.logits)
+    again = read(runs[1], "text-meld-misheard")
+    assert heard.heading.data == again.heading.data == "MELD test with 20 % word errors"
 
 
 def test_two_files_of_one_run_are_compared(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,8 +257,8 @@ def test_a_run_that_is_not_finished_is_evaluated_as_far_as_it_is(
     for part in ("audio", "visual", "fusion"):
         shutil.rmtree(run / part)
     assert main(["run", str(run), "--corpora", str(small_corpora)]) == 0
-    assert [path.stem for path in (run / "evaluation" / "predictions").iterdir()] == ["text-meld"]
-    assert {path.stem for path in (run / "evaluation" / "plots").iterdir()} == {"text-meld", "overview"}
+    assert {path.stem for path in (run / "evaluation" / "predictions").iterdir()} == TEXT_ALONE
+    assert {path.stem for path in (run / "evaluation" / "plots").iterdir()} == {*TEXT_ALONE, "overview"}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

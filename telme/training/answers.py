@@ -23,6 +23,7 @@ from telme.training.company import PAIRED, Batch, Material, Pairing, places_of
 from telme.training.encodings import AudioPart, Encodings, Part, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.students import without_text
+from telme.training.teacher import mishear
 from telme.training.visual import Stills
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,11 @@ def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
             found = dict(_encode(part, corpora, DecodedFiles(run / "decoded")))
             for corpus, its in found.items():
                 log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
-                yield _alone(modality, part, corpus, its)
+                yield _alone(f"{modality}-{corpus.lower()}", modality, part, f"{corpus} {_SPLIT}", its)
             if found:
                 encoded[modality] = Encoded.joined(list(found.values()))
+            if isinstance(part, TextPart):
+                yield from _misheard(part, corpora)
     if "fusion" in parts and len(encoded) == len(loaders):
         yield from _together(run / "fusion", loaded, encoded)
     elif "fusion" in parts:
@@ -126,13 +129,24 @@ def _encode(part: Part, corpora: Path, files: DecodedFiles) -> Iterator[tuple[st
         yield name, Encoded(utterances, encodings)
 
 
-def _alone(modality: Modality, part: Part, corpus: str, encoded: Encoded) -> Predictions:
+def _misheard(part: TextPart, corpora: Path) -> Iterator[Predictions]:
+    """The teacher's answers to conversations as a recogniser might have written them: what the live system reads."""
+    for name in part.about.corpora:
+        key = name.lower()
+        if key in CONVERSATIONS:
+            conversations = CONVERSATIONS[key].load(corpora / key, None)
+            utterances = mishear(conversations.split(_SPLIT), conversations)
+            encoded = Encoded(utterances, part.encode(utterances))
+            yield _alone(f"text-{key}-misheard", "text", part, f"{name} {_SPLIT} with 20 % word errors", encoded)
+
+
+def _alone(name: str, modality: Modality, part: Part, data: str, encoded: Encoded) -> Predictions:
     grouped_by, groups = grouping(encoded.utterances)
     heading = Heading(
-        name=f"{modality}-{corpus.lower()}",
+        name=name,
         part=modality,
         inputs=modality,
-        data=f"{corpus} {_SPLIT}",
+        data=data,
         note=_about_inputs(part.about),
         labels=part.about.labels,
         temperature=part.about.temperature,
