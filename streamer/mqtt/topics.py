@@ -63,7 +63,11 @@ class Topics:
         return f"{self.root}/{stream}/state"
 
     def label(self, stream: str) -> str:
+        """The emotion alone, in plain text, as are the three numbers below."""
         return f"{self.root}/{stream}/label"
+
+    def confidence(self, stream: str) -> str:
+        return f"{self.root}/{stream}/confidence"
 
     def valence(self, stream: str) -> str:
         return f"{self.root}/{stream}/valence"
