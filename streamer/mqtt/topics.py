@@ -40,7 +40,10 @@ class Topics:
     @property
     def requests(self) -> str:
         """Incoming: the filter that matches every request."""
-        return f"{self.root}/request/+"
+        return self.request("+")
+
+    def request(self, verb: str) -> str:
+        return f"{self.root}/request/{verb}"
 
     def verb(self, topic: str) -> str | None:
         """The verb of a request's topic; None for another topic."""
