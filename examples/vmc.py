@@ -1,9 +1,9 @@
 """Events on an avatar's face, by the VMC protocol (https://protocol.vmc.info).
 
-    python vmc.py [--mqtt localhost:1883] [--vmc 127.0.0.1:39539] [--vrm 0|1]
+    python vmc.py [--mqtt localhost:1883] [--vmc 127.0.0.1:39540] [--vrm 0|1]
 
 Needs paho-mqtt and python-osc. The face moves as soon as something is recognised, provisionally at first, and falls
-back to neutral. VSeeFace and other performers listen on port 39540, players such as EVMC4U on 39539.
+back to neutral. In the protocol's words this is an assistant, and speaks to a performer (VSeeFace …) on port 39540.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def send(weights: Weights, client: UDPClient) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Emotion events on an avatar's face.")
     parser.add_argument("--mqtt", default="localhost:1883", metavar="HOST:PORT")
-    parser.add_argument("--vmc", default="127.0.0.1:39539", metavar="HOST:PORT")
+    parser.add_argument("--vmc", default="127.0.0.1:39540", metavar="HOST:PORT")
     parser.add_argument("--vrm", type=int, choices=[0, 1], default=0, help="version whose names the avatar uses")
     options = parser.parse_args()
     face = Face(VRM_0 if options.vrm == 0 else VRM_1)

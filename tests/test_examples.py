@@ -148,7 +148,8 @@ ROS4HRI = set(
     re.findall(
         r"\w+",
         """neutral angry sad happy surprised disgusted scared pleading vulnerable despaired guilty disappointed
-        embarrassed horrified skeptical annoyed furious suspicious rejected bored tired asleep confused amazed excited""",
+        embarrassed horrified skeptical annoyed furious suspicious rejected bored tired asleep confused amazed
+        excited""",
     )
 )
 
