@@ -45,7 +45,7 @@ $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/
 	@# Its signatures are what our calls of TensorRT are checked against; the library itself needs a GPU.
 	$(PIP) --no-deps tensorrt-cu13-bindings
 	@# mqtt.js for the example in JavaScript, and the official schema of AsyncAPI documents.
-	npm install --silent --no-save --prefix $(VENV)/node mqtt@5.16.0 @asyncapi/specs@6.11.1
+	npm install --silent --no-save --no-audit --prefix $(VENV)/node mqtt@5.16.0 @asyncapi/specs@6.11.1
 	@touch $@
 
 clean:
