@@ -123,18 +123,19 @@ def test_both_subscribers_print_what_the_program_hears(mosquitto: Mosquitto) -> 
 
 
 def test_the_bridge_to_ros_2_names_topics_that_exist_and_types_that_their_payloads_fit() -> None:
-    bridge = yaml.safe_load((EXAMPLES / "ros2" / "mqtt_client.yaml").read_text())["/**/*"]["ros__parameters"]["bridge"]
-    incoming = bridge["mqtt2ros"]
+    text = (EXAMPLES / "ros2" / "mqtt_client.yaml").read_text()
+    assert not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)), "ROS 2 reads no aliases"
+    incoming = yaml.safe_load(text)["/**/*"]["ros__parameters"]["bridge"]["mqtt2ros"]
     settings = StreamSettings()
     topics, stream = Topics(settings.node), settings.stream
-    text, number = "std_msgs/msg/String", "std_msgs/msg/Float32"
+    string, number = "std_msgs/msg/String", "std_msgs/msg/Float32"
     types = {
-        topics.label(stream): text,
+        topics.label(stream): string,
         topics.confidence(stream): number,
         topics.valence(stream): number,
         topics.arousal(stream): number,
-        topics.state(stream): text,
-        topics.availability: text,
+        topics.state(stream): string,
+        topics.availability: string,
     }
     assert set(incoming["mqtt_topics"]) == set(types)
     assert {topic: part["ros_type"] for topic, part in incoming.items() if topic != "mqtt_topics"} == types
