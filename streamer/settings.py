@@ -6,13 +6,24 @@ Precedence, highest first: command-line flags, `TELME_…` environment variables
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from streamer.mqtt.address import MqttAddress
 from streamer.mqtt.topics import check_stream_name
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 StreamName = Annotated[Name, AfterValidator(check_stream_name)]
+
+
+def _discovery_prefix(value: object) -> object:
+    """`true` is Home Assistant's own default, `false` is none; flags and the environment bring both as text."""
+    return {"true": "homeassistant", "false": None}.get(str(value).lower(), value)
+
+
+DiscoveryPrefix = Annotated[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=64)] | None,
+    BeforeValidator(_discovery_prefix),
+]
 
 
 class _Section(BaseModel):
@@ -187,6 +198,9 @@ class Mqtt(_Section):
     )
     queue_max_mb: int = Field(32, ge=1, le=10_000, description="megabytes of them; likewise")
     queue_max_age_s: int = Field(86_400, ge=1, le=31_536_000, description="events that waited longer are dropped")
+    home_assistant: DiscoveryPrefix = Field(
+        None, description="true has Home Assistant show the node; or its discovery prefix, where that was changed there"
+    )
 
     @model_validator(mode="after")
     def _one_broker(self) -> Self:

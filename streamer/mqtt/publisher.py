@@ -19,6 +19,7 @@ from paho.mqtt.properties import Properties
 from pydantic import ValidationError
 
 from streamer.events import EmotionEvent
+from streamer.mqtt import home_assistant
 from streamer.mqtt.address import Address
 from streamer.mqtt.client import SESSION_TAKEN_OVER, UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
 from streamer.mqtt.errors import BrokerError, DeniedError
@@ -333,14 +334,25 @@ class Publisher:
         await self._send(client, self._availability(self._last_word))
 
     async def _say_hello(self, client: Client, info: Info) -> None:
-        heard = (self._topics.dialogue_add, self._topics.requests, self._topics.info)
+        heard = [self._topics.dialogue_add, self._topics.requests, self._topics.info]
+        discovery = self._discovery()
+        if discovery is not None:
+            heard.append(home_assistant.STATUS)
         granted = await client.subscribe([(topic, 1) for topic in heard])
         if any(getattr(code, "value", code) >= 128 for code in granted):
-            log.warning("the broker does not let us hear requests on %s: %s", self._topics.root, granted)
+            log.warning("the broker does not let us hear all of %s: %s", ", ".join(heard), granted)
         await self._send(client, Outgoing(self._topics.info, info.model_dump_json(), retain=True))
+        if discovery is not None:
+            await self._send(client, discovery)
         for event in self._latest.values():
             await self._send_state(client, event)
         await self._send(client, self._availability("online"))
+
+    def _discovery(self) -> Outgoing | None:
+        """What introduces us to Home Assistant; None where nobody asked for that."""
+        if self._settings.home_assistant is None or self._info is None:
+            return None
+        return home_assistant.discovery(self._settings.home_assistant, self._topics.node, self._info)
 
     def _availability(self, word: str) -> Outgoing:
         return Outgoing(self._topics.availability, word, retain=True, content_type=TEXT)
@@ -372,6 +384,7 @@ class Publisher:
         """Plain values are not retained: they carry no time, and an old one must not look new."""
         for topic, value in (
             (self._topics.label(event.stream), event.emotion),
+            (self._topics.confidence(event.stream), f"{event.confidence:.3f}"),
             (self._topics.valence(event.stream), f"{event.valence:.3f}"),
             (self._topics.arousal(event.stream), f"{event.arousal:.3f}"),
         ):
@@ -398,6 +411,8 @@ class Publisher:
             topic = message.topic.value
             if topic == self._topics.info:
                 self._check_alone(payload)
+            elif topic == home_assistant.STATUS:
+                self._greet_home_assistant(payload)
             elif message.retain:
                 self._reject(topic, "retained messages are not acted upon: they are old")
             elif topic == self._topics.dialogue_add:
@@ -413,6 +428,12 @@ class Publisher:
         started = started_at(payload)
         if self._reconnects and self._info is not None and started is not None and started > self._info.started_at:
             raise BrokerError(self._taken_over())
+
+    def _greet_home_assistant(self, status: bytes) -> None:
+        """A Home Assistant that has just started may use a broker that forgot what was retained."""
+        discovery = self._discovery()
+        if status == b"online" and discovery is not None:
+            self._reply(discovery)
 
     def _take_said(self, payload: bytes) -> None:
         if len(payload) > MAX_BYTES:
@@ -439,11 +460,13 @@ class Publisher:
     async def _answer_requests(self) -> None:
         """Not tied to a connection: what a request began is not broken off when the broker goes away."""
         while True:
-            response = await self._responder.answer(await self._requests.get())
-            try:
-                self._responses.put_nowait(response)
-            except asyncio.QueueFull:
-                log.warning("dropped a response on %s: %d wait already", response.topic, _WAITING_MAX)
+            self._reply(await self._responder.answer(await self._requests.get()))
+
+    def _reply(self, response: Outgoing) -> None:
+        try:
+            self._responses.put_nowait(response)
+        except asyncio.QueueFull:
+            log.warning("dropped a response on %s: %d wait already", response.topic, _WAITING_MAX)
 
 
 def _request(verb: str, payload: bytes, properties: Properties | None) -> Request:

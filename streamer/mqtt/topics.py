@@ -40,7 +40,10 @@ class Topics:
     @property
     def requests(self) -> str:
         """Incoming: the filter that matches every request."""
-        return f"{self.root}/request/+"
+        return self.request("+")
+
+    def request(self, verb: str) -> str:
+        return f"{self.root}/request/{verb}"
 
     def verb(self, topic: str) -> str | None:
         """The verb of a request's topic; None for another topic."""
@@ -63,7 +66,11 @@ class Topics:
         return f"{self.root}/{stream}/state"
 
     def label(self, stream: str) -> str:
+        """The emotion alone, in plain text, as are the three numbers below."""
         return f"{self.root}/{stream}/label"
+
+    def confidence(self, stream: str) -> str:
+        return f"{self.root}/{stream}/confidence"
 
     def valence(self, stream: str) -> str:
         return f"{self.root}/{stream}/valence"
