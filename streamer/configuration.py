@@ -150,7 +150,8 @@ def _document(model: type[BaseModel], values: BaseModel, indent: str) -> Iterato
             yield f"{indent}{name}:"
             yield from _document(type(value), value, indent + "  ")
             continue
-        notes = "; ".join(note for note in (field.description, _bounds(model, name)) if note)
+        live = "reload changes it" if name in getattr(model, "reloadable", ()) else ""
+        notes = "; ".join(note for note in (field.description, _bounds(model, name), live) if note)
         if notes:
             yield f"{indent}# {notes}"
         plain = values.model_dump(mode="json", include={name})[name]
