@@ -1,6 +1,7 @@
 """Settings files and bundles that somebody spoilt: one sentence, in little memory."""
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, Manifest
 
 MEMORY_MAX = 64 << 20
 SETTINGS = to_yaml(StreamSettings())
-SECTIONS = [name for name in StreamSettings.model_fields]
+SECTIONS = list(StreamSettings.model_fields)
 IN_ONE_FOLDER = limits(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
@@ -33,8 +34,43 @@ def little_memory() -> Iterator[None]:
 
 
 YAML_PIECES = st.sampled_from(
-    [*("- ", ": ", "? ", "{", "}", "[", "]", "&a ", "*a", "!!int ", "<<: ", "|\n ", "--- ", "%", "\t", "\n", "'", '"')]
-    + [*SECTIONS, "level", "0x", "1_", "1e999", "-.inf", ".nan", "2026-13-13", "1:99:99", "~", "null", "yes", "\ufeff"]
+    [
+        *(
+            "- ",
+            ": ",
+            "? ",
+            "{",
+            "}",
+            "[",
+            "]",
+            "&a ",
+            "*a",
+            "!!int ",
+            "<<: ",
+            "|\n ",
+            "--- ",
+            "%",
+            "\t",
+            "\n",
+            "'",
+            '"',
+        ),
+        *(
+            "0x",
+            "1_",
+            "1e999",
+            "-.inf",
+            ".nan",
+            "2026-13-13",
+            "1:99:99",
+            "~",
+            "null",
+            "yes",
+            "\ufeff",
+            "level",
+            *SECTIONS,
+        ),
+    ]
 )
 
 
@@ -145,8 +181,6 @@ def test_what_decides_over_memory_has_a_bound(section: str, field: str) -> None:
 
 
 def test_a_part_that_is_no_file_is_refused_and_not_waited_for(folder: Path) -> None:
-    import os
-
     (folder / MANIFEST).write_bytes(MANIFEST_TEXT)
     part = folder / json.loads(MANIFEST_TEXT)["parts"]["text"]["file"]
     part.unlink()

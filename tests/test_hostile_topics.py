@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from streamer.dialogue import Dialogue
+from streamer.mqtt.address import Address
 from streamer.mqtt.info import started_at
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.requests import MAX_BYTES, Request, Responder
@@ -27,7 +28,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-NAMED = st.fixed_dictionaries({}, optional={name: JSON for name in ("text", "speaker", "transaction", "started_at")})
+NAMED = st.fixed_dictionaries({}, optional=dict.fromkeys(("text", "speaker", "transaction", "started_at"), JSON))
 PAYLOADS = st.one_of(
     st.binary(max_size=300),
     JSON.map(lambda value: json.dumps(value).encode()),
@@ -39,7 +40,6 @@ PAYLOADS = st.one_of(
 @cache
 def publisher() -> Publisher:
     """One that is not connected: what arrives is handed to it as if it were."""
-    from streamer.mqtt.address import Address
 
     async def made() -> Publisher:
         return Publisher(Mqtt(), Address.parse("mqtt://nowhere"), "robot")
