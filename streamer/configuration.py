@@ -129,7 +129,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Without aliases, of which a few lines can stand for gigabytes, and without tags, which settings do not need."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML leaves it untyped
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             raise _NotPlainError(problem="settings have neither aliases nor tags", problem_mark=event.start_mark)
         return super().compose_node(parent, index)

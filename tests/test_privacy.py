@@ -3,13 +3,13 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from brokers import Mosquitto
 from streams import ACTED, ASR, CONVERSATION, command, environment, expected, running
-
-pytestmark = pytest.mark.slow
 
 
 def words(clip: Path) -> set[str]:
@@ -18,6 +18,18 @@ def words(clip: Path) -> set[str]:
     return {word for word in re.findall(r"[a-z]+", said) if len(word) > 3} - {"with", "again", "please", "this"}
 
 
+@pytest.mark.parametrize("package", ["telme", "streamer.vad", "telme.runtime.onnxruntime", "export.parity"])
+def test_no_library_tells_its_makers_anything(package: str, tmp_path: Path) -> None:
+    """ONNX Runtime with telemetry begins a file with an identifier of the machine as soon as it is imported."""
+    code = f"import {package}, onnxruntime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    own = {**environment(), "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    own = {name: value for name, value in own.items() if "TELEMETRY" not in name and not name.startswith("XDG_")}
+    run = subprocess.run([sys.executable, "-B", "-c", code], env=own, capture_output=True, text=True, timeout=200)
+    assert (run.returncode, run.stdout) == (0, "1\n"), run.stderr
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
 def test_no_log_at_any_level_quotes_what_was_said(broker: str, mosquitto: Mosquitto, tmp_path: Path) -> None:
     where = ("--mqtt", mosquitto.url) if broker == "mosquitto" else ("--broker", "embedded")
@@ -30,6 +42,7 @@ def test_no_log_at_any_level_quotes_what_was_said(broker: str, mosquitto: Mosqui
     assert len(stream.log) < 1_000_000, "no sound and no picture either"
 
 
+@pytest.mark.slow
 def test_a_log_quotes_where_that_is_asked_for(tmp_path: Path) -> None:
     with running(tmp_path, "--media", ACTED, "--fast", "--set", "log.transcripts=true", "--no-transcript") as stream:
         output, _ = stream.process.communicate(timeout=90)
@@ -37,6 +50,7 @@ def test_a_log_quotes_where_that_is_asked_for(tmp_path: Path) -> None:
     assert not words(ACTED) & set(re.findall(r"[a-z]+", output.lower()))
 
 
+@pytest.mark.slow
 async def test_a_run_leaves_no_file_but_the_outbox(mosquitto: Mosquitto, tmp_path: Path) -> None:
     home, here, temporary = tmp_path / "home", tmp_path / "here", tmp_path / "temporary"
     for folder in (home, here, temporary):

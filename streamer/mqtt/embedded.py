@@ -120,7 +120,7 @@ class EmbeddedBroker:
             await asyncio.wait(set(self._connections), timeout=_STOP_S / 2)
 
 
-class _BoundedReader(StreamReaderAdapter):
+class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is untyped for us
     """Ends a connection, as if its client had gone, at a packet that is too large or a beginning that is too slow."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
@@ -137,13 +137,14 @@ class _BoundedReader(StreamReaderAdapter):
             raise ConnectionResetError
         try:
             async with asyncio.timeout_at(self._connect_until):
-                return await super().read(n)
+                read: bytes = await super().read(n)
         except TimeoutError:
             log.warning("the embedded broker closed a connection that did not say who it is for %g s", CONNECT_S)
             raise ConnectionResetError from None
+        return read
 
 
-class _NoticingWriter(StreamWriterAdapter):
+class _NoticingWriter(StreamWriterAdapter):  # type: ignore[misc]
     """Calls a function whenever the broker writes."""
 
     def __init__(self, writer: asyncio.StreamWriter, on_write: Callable[[], None]) -> None:

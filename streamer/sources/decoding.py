@@ -52,10 +52,7 @@ class SoundDecoder:
             self._damaged = True
             return
         for frame in frames:
-            if frame.sample_rate in RATES_HZ:
-                yield from self._feed_frame(frame)
-            else:
-                self._damaged = True
+            yield from self._feed_frame(frame)
 
     def finish(self) -> Iterator[AudioChunk]:
         """What the resampler still holds; ends the run."""
@@ -65,6 +62,9 @@ class SoundDecoder:
             self._run = None
 
     def _feed_frame(self, frame: av.AudioFrame) -> Iterator[AudioChunk]:
+        if frame.sample_rate not in RATES_HZ:
+            self._damaged = True
+            return
         time_s = self._next_s if frame.time is None else frame.time - self._zero_s
         if not -JITTER_S <= time_s - self._next_s <= JUMP_S:
             _log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
