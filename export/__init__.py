@@ -1,0 +1,1 @@
+import telme  # noqa: F401 - switches telemetry off before any library is imported that has some

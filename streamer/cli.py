@@ -5,13 +5,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from streamer import logs
 from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
 from streamer.events import json_schema
+from streamer.http_server import HttpServerError
 from streamer.json_lines import OutputError
-from streamer.metrics import MetricsError
 from streamer.mqtt import asyncapi
 from streamer.mqtt.errors import BrokerError, OutboxError
 from streamer.service import serve
@@ -34,7 +35,7 @@ USER_ERRORS = (
     BrokerError,
     BundleError,
     ConfigurationError,
-    MetricsError,
+    HttpServerError,
     OutboxError,
     OutputError,
     PageError,
@@ -47,7 +48,8 @@ USER_ERRORS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        settings = load(_flags(options), file=options.config)
+        read = partial(load, _flags(options), file=options.config)
+        settings = read()
         if options.print_config:
             return _print(to_yaml(settings))
         if options.print_schema:
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list_devices:
             return _print(list_devices() + "\n")
         logs.configure(settings.log.level, settings.log.format)
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, read))
     except USER_ERRORS as error:
         sys.stderr.write(f"telme-stream: {error}\n")
         return 2

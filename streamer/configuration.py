@@ -16,7 +16,8 @@ from streamer.mqtt import password
 from streamer.settings import StreamSettings
 
 ENVIRONMENT_PREFIX = "TELME_"
-CONFIG_BYTES_MAX = 1 << 20
+CONFIG_BYTES_MAX = 1 << 17  # ten times what all settings with their comments take
+_SHOWN_MAX = 80  # characters of a name or value in a message
 
 # Variables that share the prefix and are no settings: the password never becomes part of what can be printed.
 _NOT_SETTINGS = frozenset({password.VARIABLE, "TELME_CORPORA"})
@@ -90,9 +91,7 @@ def _from_environment(environment: Mapping[str, str]) -> Tree:
 
 def _from_yaml(file: Path) -> Tree:
     try:
-        if file.stat().st_size > CONFIG_BYTES_MAX:
-            raise ConfigurationError(f"{file} is larger than {CONFIG_BYTES_MAX} bytes, so it is no settings file.")
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(_read(file), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that accepts less
     except OSError as error:
         raise ConfigurationError(f"Cannot read the settings file {file}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -100,12 +99,40 @@ def _from_yaml(file: Path) -> Tree:
     except (yaml.YAMLError, RecursionError) as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigurationError(f"The settings file {file} is not valid YAML{where}.") from error
+        what = f" ({error.problem})" if isinstance(error, _NotPlainError) else ""
+        raise ConfigurationError(f"The settings file {file} is not valid YAML{where}{what}.") from error
+    except ValueError as error:  # a number of thousands of digits, a 31st of June
+        raise ConfigurationError(f"The settings file {file} holds an impossible value: {error}.") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigurationError(f"The settings file {file} must hold keys and values, not a {type(tree).__name__}.")
     return tree
+
+
+def _read(file: Path) -> str:
+    """Raises OSError, UnicodeDecodeError, or ConfigurationError for what is no file of a settings file's size."""
+    if file.exists() and not file.is_file():
+        raise ConfigurationError(f"{file} is no regular file, so it is no settings file.")
+    with file.open("rb") as opened:
+        text = opened.read(CONFIG_BYTES_MAX + 1)
+    if len(text) > CONFIG_BYTES_MAX:
+        raise ConfigurationError(f"{file} is larger than {CONFIG_BYTES_MAX} bytes, so it is no settings file.")
+    return text.decode("utf-8")
+
+
+class _NotPlainError(yaml.MarkedYAMLError):
+    pass
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases, of which a few lines can stand for gigabytes, and without tags, which settings do not need."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML leaves it untyped
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+            raise _NotPlainError(problem="settings have neither aliases nor tags", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def _scalar(text: str) -> object:
@@ -123,15 +150,21 @@ def parse_assignment(text: str) -> Tree:
 
 def _sentence(error: ErrorDetails, layers: Mapping[str, Tree]) -> str:
     path = [str(step) for step in error["loc"]]
-    key = ".".join(path)
+    key = _short(".".join(path))
     source = next((f" ({name})" for name, layer in layers.items() if _holds(layer, path)), "")
     if error["type"] == "extra_forbidden":
         return f"Unknown setting {key}{source}; `telme-stream --print-config` lists all of them."
     reason = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict) or not path:
         return f"The settings {key or 'as a whole'}{source} do not fit: {reason}."
-    value = "" if "password" in reason else f" = {error['input']!r}"
+    value = "" if "password" in reason else f" = {_short(repr(error['input']))}"
     return f"Setting {key}{value}{source} is refused: {reason[0].lower()}{reason[1:]}."
+
+
+def _short(text: str) -> str:
+    """For one line of a terminal."""
+    plain = "".join(character if character.isprintable() else "?" for character in text)
+    return plain if len(plain) <= _SHOWN_MAX else f"{plain[:_SHOWN_MAX]}…"
 
 
 def _holds(tree: object, path: list[str]) -> bool:
@@ -143,6 +176,7 @@ def _holds(tree: object, path: list[str]) -> bool:
 
 
 def _document(model: type[BaseModel], values: BaseModel, indent: str) -> Iterator[str]:
+    schemas = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         value = getattr(values, name)
         if isinstance(value, BaseModel):
@@ -150,15 +184,16 @@ def _document(model: type[BaseModel], values: BaseModel, indent: str) -> Iterato
             yield f"{indent}{name}:"
             yield from _document(type(value), value, indent + "  ")
             continue
-        notes = "; ".join(note for note in (field.description, _bounds(model, name)) if note)
+        live = "reload changes it" if name in getattr(model, "reloadable", ()) else ""
+        notes = "; ".join(note for note in (field.description, _bounds(schemas[name]), live) if note)
         if notes:
             yield f"{indent}# {notes}"
         plain = values.model_dump(mode="json", include={name})[name]
         yield f"{indent}{name}: {yaml.safe_dump(plain, default_flow_style=True).splitlines()[0]}"
 
 
-def _bounds(model: type[BaseModel], name: str) -> str:
-    schema = model.model_json_schema()["properties"][name]
+def _bounds(schema: Mapping[str, Any]) -> str:
+    """Of a setting, from its JSON Schema."""
     options = [schema, *schema.get("anyOf", [])]
     for option in options:
         if "enum" in option:

@@ -35,6 +35,11 @@ class Dialogue:
         before = list(self._turns)[-(self._bounds.turns_max - 1) :] if self._bounds.turns_max > 1 else []
         return (*before, self._turn(speaker, text))
 
+    def reconfigure(self, bounds: settings.Dialogue) -> None:
+        """Go on with other bounds; the oldest turns give way where there are too many now."""
+        self._bounds = bounds
+        self._turns = deque(self._turns, maxlen=bounds.turns_max)
+
     def reset(self) -> None:
         """Begin a new dialogue."""
         self._turns.clear()

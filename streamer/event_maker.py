@@ -25,6 +25,10 @@ class EventMaker:
         self._drafted = 0  # the utterance that was last spoken of provisionally
         self._revision = 0
 
+    def reconfigure(self, settings: StreamSettings) -> None:
+        """Go on with other settings; names stay as they are."""
+        self._settings = settings
+
     def final(self, cut: Cut, analysis: Analysis) -> EmotionEvent:
         """Of an utterance that is over."""
         return self._event(cut, analysis, revision=0)

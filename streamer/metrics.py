@@ -1,20 +1,18 @@
-"""Latencies and counters for Prometheus, over HTTP."""
+"""`/metrics`: latencies and counters for Prometheus."""
 
 import asyncio
 import logging
-import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Final, Self
-from wsgiref.simple_server import WSGIServer
+from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from streamer.events import EmotionEvent
+from streamer.http_server import ask
 from streamer.report import stages_ms
 
 logger = logging.getLogger(__name__)
@@ -31,19 +29,10 @@ LEVELS: Final = frozenset({"waiting"})
 ANSWER_S = 2.0
 
 
-class MetricsError(Exception):
-    """Metrics that cannot be served; the message says why and what to change."""
-
-
 class Metrics:
-    """Serves what events and `status` say at http://host:port/metrics while its `async with` lasts.
+    """A sink that counts events, with a registry of its own; `page` serves them and what `status` says."""
 
-    From threads of its own, with a registry of its own. port: 0 takes a free one. Entering raises MetricsError.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._events = Counter(
             "telme_events", "Events published, by phase.", ("stream", "phase"), registry=self._registry
@@ -62,31 +51,7 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
-        self._server: WSGIServer
-        self._thread: threading.Thread
-
-    async def __aenter__(self) -> Self:
-        try:
-            self._server, self._thread = start_http_server(self._port, self._host, self._registry)
-        except OSError as error:
-            raise MetricsError(
-                f"Metrics cannot be served at {self._host} port {self._port} ({os.strerror(error.errno or 0)}): "
-                "change output.metrics_port (0 takes a free one) or output.metrics_host."
-            ) from error
-        self._port = self._server.server_port
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self._server.shutdown)
-        self._server.server_close()
-        await asyncio.to_thread(self._thread.join)
-
-    @property
-    def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}/metrics"
+        self.page: WSGIApplication = make_wsgi_app(self._registry)
 
     def publish(self, event: EmotionEvent) -> None:
         """Count an event and its stages."""
@@ -111,7 +76,7 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called in a thread of the server."""
         try:
-            status = asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result(ANSWER_S)
+            status = ask(self._loop, self._status, ANSWER_S)
         except TimeoutError:
             logger.warning("no status for a scrape: the event loop did not answer for %.0f s", ANSWER_S)
             return
@@ -122,9 +87,6 @@ class _StatusCollector(Collector):
             metric = family(name, f"{'.'.join(path)} of the status.", labels=("stream",))
             metric.add_metric((self._stream,), value)
             yield metric
-
-    async def _ask(self) -> Status:
-        return self._status()
 
 
 def numbers(status: Status, *above: str) -> Iterator[tuple[tuple[str, ...], float]]:

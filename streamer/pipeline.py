@@ -21,6 +21,7 @@ from streamer.backlog import Backlog, Cut
 from streamer.dialogue import Dialogue
 from streamer.event_maker import EventMaker
 from streamer.events import BundleId, EmotionEvent
+from streamer.health import Vitals
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
@@ -65,6 +66,12 @@ class Counters:
     dropped_drafts: int = 0
     overtaken_drafts: int = 0
     failed_drafts: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Utterances and drafts that recognition is done with."""
+        utterances = self.events + self.failed_utterances
+        return utterances + self.provisional_events + self.overtaken_drafts + self.failed_drafts
 
     @property
     def pending(self) -> int:
@@ -136,6 +143,30 @@ class Pipeline:
     def speculation(self) -> SpeculationCounters:
         return self._speculation.counters
 
+    @property
+    def vitals(self) -> Vitals:
+        return Vitals(
+            stream=self._settings.stream,
+            heard_s=self.heard_s if self.source.live else None,
+            finished=self.counters.finished,
+            waits=self.counters.pending > 0 or self.counters.pending_drafts > 0,
+        )
+
+    @property
+    def heard_s(self) -> float:
+        """The end of what was heard, on the stream clock."""
+        return self._now / SAMPLE_RATE_HZ
+
+    def reconfigure(self, settings: StreamSettings) -> None:
+        """Go on with other values of those settings that are `reloadable`."""
+        self._settings = settings
+        self.segmenter.reconfigure(settings.segmentation)
+        self.segmenter.tune(settings.vad)
+        self.dialogue.reconfigure(settings.dialogue)
+        self._events.reconfigure(settings)
+        if self._transcriber is not None:
+            self._transcriber.reconfigure(settings.transcription)
+
     async def run(self) -> None:
         """Runs until the source ends or `stop` is called; then the utterance in hand is finished."""
         self._events.began_at = self._clock()
@@ -159,7 +190,7 @@ class Pipeline:
 
     def hear(self, speaker: str | None, text: str) -> None:
         """Take what no source hears into the dialogue; without a speaker, the robot itself said it."""
-        self.dialogue.add(speaker or self._settings.dialogue.robot, text, self._now / SAMPLE_RATE_HZ)
+        self.dialogue.add(speaker or self._settings.dialogue.robot, text, self.heard_s)
 
     async def _listen(self) -> None:
         """Sound -> utterances and drafts."""
@@ -186,7 +217,7 @@ class Pipeline:
         for utterance in utterances:
             await self._hand_over(utterance)
         if not self.counters.pending and not self.segmenter.speaking:
-            self._watcher.forget_before(self._now / SAMPLE_RATE_HZ - PICTURE_MEMORY_S)
+            self._watcher.forget_before(self.heard_s - PICTURE_MEMORY_S)
 
     async def _hand_over(self, utterance: Utterance) -> None:
         if utterance.over:

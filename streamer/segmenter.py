@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamer.settings import Segmentation
+from streamer.settings import Segmentation, Vad
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
 from streamer.utterance import EndReason, Unfinished, Utterance
 from streamer.vad import VoiceDetector
@@ -120,6 +120,23 @@ class Segmenter:
         self.counters = SegmenterCounters()
         self._detector = detector
         self._frame = detector.frame_samples
+        self._drafts = drafts
+        self._gap = _samples(settings.gap_ms)
+        self._recent: deque[bool] = deque()
+        self._wanted: Segmentation | None = None
+        self._obey(settings)
+        self._begun = False
+        self._begin(0)
+
+    def reconfigure(self, settings: Segmentation) -> None:
+        """Goes on with other times, save `gap_ms`, as soon as no utterance is in hand."""
+        self._wanted = settings
+
+    def tune(self, settings: Vad) -> None:
+        """Has the detector judge as strictly as these settings say, at once."""
+        self._detector.tune(settings)
+
+    def _obey(self, settings: Segmentation) -> None:
         self._start = self._whole_frames(settings.start_ms)
         self._hangover = self._whole_frames(settings.hangover_ms)
         self._pre_roll = self._whole_frames(settings.pre_roll_ms)
@@ -127,12 +144,10 @@ class Segmenter:
         # A draft holds the whole post-roll, so that it can be all of the utterance.
         self._pause = max(self._whole_frames(settings.pause_ms), self._post_roll)
         self._update = math.inf if settings.update_ms is None else _samples(settings.update_ms)
-        self._drafts = drafts
         self._min = _samples(settings.min_ms)
         self._max = _samples(settings.max_ms)
-        self._gap = _samples(settings.gap_ms)
-        self._begun = False
-        self._begin(0)
+        # One frame may be missing.
+        self._recent = deque(self._recent, maxlen=self._start // self._frame + 1)
 
     @property
     def speaking(self) -> bool:
@@ -176,7 +191,7 @@ class Segmenter:
         """Listens afresh from a sample on, which becomes the first of the frame grid."""
         self._tape = _Tape(position)
         self._rest: Samples = np.zeros(0, np.float32)  # received, but less than a frame
-        self._recent: deque[bool] = deque(maxlen=self._start // self._frame + 1)  # one frame may be missing
+        self._recent.clear()
         self._speech: _Speech | None = None
         self._detector.reset()
         self._reset_at = position
@@ -206,6 +221,9 @@ class Segmenter:
         for at in range(0, whole, self._frame):
             frame = sound[at : at + self._frame]
             self._tape.append(frame)
+            if self._wanted is not None and self._speech is None:
+                self._obey(self._wanted)
+                self._wanted = None
             utterances += self._judge(self._detector.is_speech(frame))
         self._rest = sound[whole:]
         return utterances

@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from streamer.events import BundleId
+from streamer.health_page import HealthPage
+from streamer.http_server import HttpServer
 from streamer.json_lines import JsonLines
 from streamer.loop_lag import LoopLag
 from streamer.metrics import Metrics
@@ -30,6 +32,7 @@ from streamer.report import Report
 from streamer.segmenter import Segmenter
 from streamer.settings import Recognition, Sources, StreamSettings
 from streamer.sources.open import open_source
+from streamer.supervision import Read, Supervision
 from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
@@ -48,19 +51,21 @@ class Models:
     segmenter: Segmenter
 
 
-async def serve(settings: StreamSettings) -> None:
+async def serve(settings: StreamSettings, read: Read) -> None:
     """Run one stream until its source ends or a signal stops it.
 
+    read: reads the settings again, in all their layers; raises ConfigurationError.
     `online` is published once everything is loaded, warm and open. Raises the parts' own errors
     (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
     """
     async with AsyncExitStack() as parts:
         stopping = parts.enter_context(_signals())
+        supervision = await parts.enter_async_context(Supervision(settings, read, stopping))
         # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
         bundle = await asyncio.to_thread(open_bundle, settings.recognition)
         source = open_source(settings.sources, bundle.manifest.visual.rate_hz)
         publisher = await parts.enter_async_context(connected_publisher(settings))
-        metrics = await _served_metrics(settings, parts)
+        metrics = await _served_metrics(settings, supervision, parts)
         models = await asyncio.to_thread(load_models, settings, bundle)
         await parts.enter_async_context(source)
         sinks, say = await _local_sinks(settings, bundle.manifest.name, parts)
@@ -74,11 +79,16 @@ async def serve(settings: StreamSettings) -> None:
         lag = LoopLag()
         watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
         parts.callback(watching_lag.cancel)
+
+        def now() -> dict[str, Any]:
+            return {"health": supervision.health.check().as_json(), **status(pipeline, publisher, lag)}
+
         if metrics is not None:
-            metrics.ask(lambda: status(pipeline, publisher, lag), settings.stream)
+            metrics.ask(now, settings.stream)
         if publisher is not None:
-            _answer_requests(publisher, pipeline, lag)
+            _answer_requests(publisher, pipeline, supervision, now)
             publisher.ready(_info(settings, bundle))
+        supervision.begin([pipeline], publisher)
         try:
             await _run_until(stopping, pipeline, publisher, settings.stop_s)
         finally:
@@ -155,11 +165,17 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
     }
 
 
-async def _served_metrics(settings: StreamSettings, parts: AsyncExitStack) -> Metrics | None:
+async def _served_metrics(settings: StreamSettings, supervision: Supervision, parts: AsyncExitStack) -> Metrics | None:
     if settings.output.metrics_port is None:
         return None
-    metrics = await parts.enter_async_context(Metrics(settings.output.metrics_host, settings.output.metrics_port))
-    logger.info("metrics at %s", metrics.url)
+    metrics = Metrics()
+    server = HttpServer(
+        settings.output.metrics_host,
+        settings.output.metrics_port,
+        {"/metrics": metrics.page, "/healthz": HealthPage(supervision.health)},
+    )
+    await parts.enter_async_context(server)
+    logger.info("metrics at %s/metrics, health at %s/healthz", server.url, server.url)
     return metrics
 
 
@@ -201,7 +217,9 @@ def _source_name(sources: Sources) -> str:
     return " and ".join(name for name in names if name)
 
 
-def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> None:
+def _answer_requests(
+    publisher: Publisher, pipeline: Pipeline, supervision: Supervision, now: Callable[[], Mapping[str, Any]]
+) -> None:
     async def pause() -> None:
         pipeline.paused = True
 
@@ -212,7 +230,7 @@ def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> 
         pipeline.dialogue.reset()
 
     async def report() -> Mapping[str, Any]:
-        return status(pipeline, publisher, lag)
+        return now()
 
     def hear(said: Said) -> None:
         pipeline.hear(said.speaker, said.text)
@@ -220,6 +238,7 @@ def _answer_requests(publisher: Publisher, pipeline: Pipeline, lag: LoopLag) -> 
     publisher.on_request("pause", pause)
     publisher.on_request("resume", resume)
     publisher.on_request("reset-dialogue", reset_dialogue)
+    publisher.on_request("reload", supervision.answer_reload)
     publisher.on_request("status", report)
     publisher.on_said(hear)
 

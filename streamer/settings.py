@@ -4,7 +4,7 @@ Precedence, highest first: command-line flags, `TELME_…` environment variables
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -29,6 +29,9 @@ DiscoveryPrefix = Annotated[
 class _Section(BaseModel):
     # Numbers are names where a name is wanted: `camera: 0` means the device "0".
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    reloadable: ClassVar[tuple[str, ...]] = ()
+    """The settings that `reload` changes while the program runs; all others need a restart."""
 
 
 class Sources(_Section):
@@ -58,6 +61,8 @@ class Sources(_Section):
 class Vad(_Section):
     """Voice activity detection."""
 
+    reloadable = ("aggressiveness", "threshold")
+
     engine: Literal["webrtc", "silero"] = Field("silero", description="webrtc costs less, silero errs less in noise")
     aggressiveness: int = Field(3, ge=0, le=3, description="webrtc only: 3 rejects the most non-speech")
     threshold: float = Field(0.4, ge=0.1, le=0.9, description="silero only: probability from which a frame is speech")
@@ -65,6 +70,11 @@ class Vad(_Section):
 
 class Segmentation(_Section):
     """Where utterances begin and end."""
+
+    reloadable = (
+        *("start_ms", "pause_ms", "hangover_ms", "update_ms"),
+        *("pre_roll_ms", "post_roll_ms", "min_ms", "max_ms"),
+    )
 
     start_ms: int = Field(90, ge=10, le=2000, description="so much speech begins an utterance")
     pause_ms: int = Field(
@@ -103,6 +113,8 @@ class Segmentation(_Section):
 class Transcription(_Section):
     """Speech to text, and the gates against invented text."""
 
+    reloadable = ("no_speech_max", "no_speech_log_prob_min", "log_prob_min", "compression_max", "repeats_max")
+
     model: str = Field(
         "tiny.en",
         min_length=1,
@@ -139,6 +151,8 @@ class Transcription(_Section):
 
 class Dialogue(_Section):
     """The rolling context that the text teacher reads."""
+
+    reloadable = ("turns_max", "text_max_chars", "reset_after_s")
 
     turns_max: int = Field(12, ge=1, le=200, description="the oldest turn is forgotten first")
     text_max_chars: int = Field(1000, ge=1, le=10_000, description="longer turns keep their last characters")
@@ -224,19 +238,42 @@ class Mqtt(_Section):
 class Output(_Section):
     """What a person or a program sees locally."""
 
+    reloadable = ("transcript",)
+
     json_lines: bool = Field(False, description="one event a line on stdout, instead of the live view")
     provisional: bool = Field(False, description="true has provisional events among the JSON lines, too")
     transcript: bool = Field(True, description="false keeps what was said out of events")
     viewer_port: int | None = Field(None, ge=0, le=65_535, description="serve the live page on this loopback port")
     report: bool = Field(False, description="say at the end how late events were and what was lost")
     metrics_port: int | None = Field(
-        None, ge=0, le=65_535, description="serve /metrics for Prometheus on this port; 0 takes a free one"
+        None,
+        ge=0,
+        le=65_535,
+        description="serve /metrics for Prometheus and /healthz for supervisors on this port; 0 takes a free one",
     )
-    metrics_host: str = Field("127.0.0.1", min_length=1, description="address at which metrics are served, to anybody")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address at which both are served, to anybody")
+
+
+class Health(_Section):
+    """When a supervisor is to end this program and start it again."""
+
+    reloadable = ("recognition_s", "source_s")
+
+    recognition_s: float = Field(
+        60.0, ge=1, le=3600, description="recognition that finishes nothing for so long, though it has work, is stuck"
+    )
+    source_s: float | None = Field(
+        None,
+        ge=5,
+        le=86_400,
+        description="a live source that was away for so long calls for a restart; null: it is looked for without end",
+    )
 
 
 class Log(_Section):
     """Logs on stderr."""
+
+    reloadable = ("level", "format", "transcripts")
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["human", "json"] = "human"
@@ -259,4 +296,5 @@ class StreamSettings(_Section):
     recognition: Recognition = Recognition()
     mqtt: Mqtt = Mqtt()
     output: Output = Output()
+    health: Health = Health()
     log: Log = Log()

@@ -68,6 +68,10 @@ class Transcriber:
         short = ShortDecoder(model, settings) if settings.context == "short" else None
         return cls(settings, PaddedDecoder(model, settings), short)
 
+    def reconfigure(self, settings: Transcription) -> None:
+        """Go on with other gates; how is decoded stays as it was loaded."""
+        self._settings = settings
+
     def warm_up(self) -> None:
         """Run once on a second of silence, so that the first utterance does not pay for it."""
         silence = np.zeros(SAMPLE_RATE_HZ, np.float32)

@@ -36,6 +36,10 @@ class VoiceDetector(Protocol):
         """Forget the sound so far. Not to be called while somebody speaks."""
         ...
 
+    def tune(self, settings: Vad) -> None:
+        """Judge the next frames as strictly as these settings say."""
+        ...
+
 
 class WebRtcDetector:
     """WebRTC's Gaussian mixtures over six frequency bands.
@@ -54,6 +58,9 @@ class WebRtcDetector:
 
     def reset(self) -> None:
         """Keeps the estimate of the background noise: it follows slow changes, and is better than none."""
+
+    def tune(self, settings: Vad) -> None:
+        self._vad.set_mode(settings.aggressiveness)
 
 
 class SileroDetector:
@@ -102,6 +109,9 @@ class SileroDetector:
         for array in (self._input, self._h, self._c):
             array.fill(0)
         self._speech = False
+
+    def tune(self, settings: Vad) -> None:
+        self._threshold = settings.threshold
 
 
 def make_detector(settings: Vad) -> VoiceDetector:

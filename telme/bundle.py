@@ -5,6 +5,7 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 """
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -15,6 +16,7 @@ from telme.labels import IEMOCAP, MELD
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
+TOKENIZER_BYTES_MAX = 64 << 20  # ten times that of a multilingual model
 COMPACT = Path(__file__).parent / "weights" / "compact"
 
 Modality = Literal["text", "audio", "visual"]
@@ -79,11 +81,13 @@ class TextSpec(Spec):
 
     tokenizer: FileName = Field("tokenizer.json", description="file in the bundle, as `tokenizers` saves it")
     tokenizer_sha256: Sha256
-    max_tokens: int = Field(ge=8, description="longest prompt; whole turns are dropped from the front")
+    max_tokens: int = Field(ge=8, le=8192, description="longest prompt; whole turns are dropped from the front")
     separator_token: str = Field(description="stands between the dialogue and the question")
     mask_token: str = Field(description="last token; its hidden state is the utterance vector")
     pad_token: str
-    speaker_tokens: tuple[str, ...] = Field(min_length=1, description="one per speaker, in order of appearance")
+    speaker_tokens: tuple[str, ...] = Field(
+        min_length=1, max_length=256, description="one per speaker, in order of appearance"
+    )
     prompt: Literal["turns", "string"] = Field(
         "turns",
         description="turns: each cleaned and tokenised by itself, whole ones dropped; string: as the TelME authors' "
@@ -101,8 +105,8 @@ class AudioSpec(Spec):
     )
     sample_rate_hz: Literal[16000] = 16000
     min_s: float = Field(0.1, gt=0, description="anything shorter counts as missing audio")
-    max_s: float = Field(gt=0, description="of anything longer the last `max_s` are read")
-    mel_bins: int = Field(80, gt=0)
+    max_s: float = Field(gt=0, le=600, description="of anything longer the last `max_s` are read")
+    mel_bins: int = Field(80, gt=0, le=512)
     source_rate_hz: Literal[16000, 22050] = Field(
         16000, description="rate of the samples given; 22050: taken for sample_rate_hz, as in the TelME authors' code"
     )
@@ -122,11 +126,11 @@ class VisualSpec(Spec):
     kind: Literal["face_crops", "frames"] = Field(
         description="face_crops: the largest face, cut out and scaled; frames: the whole picture, centre-cropped"
     )
-    size_px: int = Field(gt=0, description="side of the square model input")
+    size_px: int = Field(gt=0, le=2048, description="side of the square model input")
     channels: Literal[1, 3] = Field(description="1: grey, 3: colours")
-    frames: int = Field(gt=0, description="at most this many per utterance")
-    rate_hz: float = Field(5.0, gt=0, description="how often a live stream's picture is looked at")
-    margin: float = Field(0.0, ge=0, description="added around a face box, as a share of its side")
+    frames: int = Field(gt=0, le=1024, description="at most this many per utterance")
+    rate_hz: float = Field(5.0, gt=0, le=120, description="how often a live stream's picture is looked at")
+    margin: float = Field(0.0, ge=0, le=10, description="added around a face box, as a share of its side")
     mean: tuple[float, ...] = Field(description="per channel, of pixel values in [0, 1]")
     std: tuple[float, ...]
     colours: Literal["rgb", "bgr"] = Field("rgb", description="order of three channels; bgr: the TelME authors'")
@@ -349,7 +353,7 @@ class Bundle:
             _verify(folder, f"{name} part", part.file, part.sha256)
             if part.engine and part.engine.weights:
                 _verify(folder, f"{name} part's weights", part.engine.weights.file, part.engine.weights.sha256)
-        _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256)
+        _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256, TOKENIZER_BYTES_MAX)
         for document in manifest.documents:
             _verify(folder, "document", document.file, document.sha256)
         return cls(folder, manifest, hashlib.sha256(text).hexdigest())
@@ -391,11 +395,16 @@ def _complaint(path: Path, error: ValidationError) -> str:
     return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {_REMEDY}."
 
 
-def _verify(folder: Path, name: str, file: str, sha256: str) -> None:
+def _verify(folder: Path, name: str, file: str, sha256: str, bytes_max: int | None = None) -> None:
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"The {name} of {folder} points outside the bundle ({file}); {_REMEDY}.")
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"The {name} of {folder} is no regular file: {file}; {_REMEDY}.")
+        if bytes_max is not None and status.st_size > bytes_max:
+            raise BundleError(f"The {name} of {folder} has {status.st_size} bytes, more than {bytes_max}: {file}.")
         found = sha256_of(path)
     except OSError as error:
         raise BundleError(f"The {name} of {folder} cannot be read: {file} ({error.strerror}); {_REMEDY}.") from error

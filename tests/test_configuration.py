@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.configuration import ConfigurationError, load, parse_assignment, to_yaml
+from streamer.configuration import CONFIG_BYTES_MAX, ConfigurationError, load, parse_assignment, to_yaml
 from streamer.settings import StreamSettings
 
 DOCUMENTED = Path(__file__).parents[1] / "configs" / "stream.yaml"
@@ -76,11 +76,31 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
         ("node: [unclosed\n", "not valid YAML at line"),
         ("nodes: x\n", "Unknown setting nodes"),
         ("x: " + "[" * 5000, "not valid YAML"),
+        ("node: &a x\nstream: *a\n", "not valid YAML at line 2 .*neither aliases nor tags"),
+        ("node: !!python/name:os.system x\n", "not valid YAML at line 1 .*neither aliases nor tags"),
+        ("node: !!int ''\n", "neither aliases nor tags"),
+        ("stop_s: 2026-02-31\n", "impossible value: day is out of range for month"),
+        (f"stop_s: {'9' * 5000}\n", "impossible value"),
+        (f"node: {'x' * 5000}\n", "Setting node = 'xxx.*…"),
+        (f"{'x' * 500}: 1\n", "Unknown setting xxx.*… "),
+        ('"a\\nb\\e[2J": 1\n', r"Unknown setting a\?b\?\[2J"),
+        (f"#{'x' * CONFIG_BYTES_MAX}", "larger than 131072 bytes"),
     ],
 )
 def test_bad_files_are_refused_with_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         load({}, {}, write(tmp_path, text))
+
+
+def test_a_device_is_no_settings_file() -> None:
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        load({}, {}, Path("/dev/zero"))
+
+
+def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
+    lists = "".join(f"x{n + 1}: &x{n + 1} [{', '.join([f'*x{n}'] * 10)}]\n" for n in range(12))
+    with pytest.raises(ConfigurationError, match="neither aliases nor tags"):
+        load({}, {}, write(tmp_path, f"x0: &x0 [lol]\n{lists}node: *x12\n"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import time
 
 import paho.mqtt.client as paho
 import pytest
-from brokers import Subscriber, free_port
+from brokers import Subscriber, free_port, until
 
+from streamer.mqtt import embedded
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
 from streamer.mqtt.errors import BrokerError
@@ -87,3 +88,32 @@ async def test_more_clients_than_allowed_are_turned_away() -> None:
                 assert await asyncio.to_thread(third.recv, 1) == b""
             first.publish("telme/x", "1")
             await first.wait_for("/x")
+
+
+async def test_a_packet_that_is_too_large_costs_its_sender_the_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded, "PACKET_BYTES_MAX", 10_000)
+    async with EmbeddedBroker(0) as broker:
+        with subscriber(broker) as listening, subscriber(broker) as sending:
+            sending.publish("telme/small", "x" * 9_000)
+            await listening.wait_for("/small")
+            sending._client.publish("telme/large", "x" * 11_000)
+            await until(lambda: "a packet of more than 10000 bytes" in caplog.text)
+            listening.publish("telme/after", "1")
+            await listening.wait_for("/after")
+            assert listening.on("/large") == []
+
+
+async def test_who_says_nothing_or_says_it_slowly_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "CONNECT_S", 0.5)
+    async with EmbeddedBroker(0) as broker:
+        with subscriber(broker) as listening:
+            for begun in (b"", bytes.fromhex("10200004"), b"\x10"):
+                with socket.create_connection(("127.0.0.1", port_of(broker)), timeout=20) as client:
+                    client.sendall(begun)
+                    assert await asyncio.to_thread(client.recv, 1) == b""
+            await asyncio.sleep(0.6)
+            listening.publish("telme/x", "1")
+            await listening.wait_for("/x")
+            assert listening.connections == 1

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import socket
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from streams import CONVERSATION, running
 
 from streamer import metrics as module
-from streamer.metrics import Metrics, MetricsError, numbers
+from streamer.http_server import HttpServer
+from streamer.metrics import Metrics, numbers
 
 Samples = dict[tuple[str, ...], float]
 
@@ -43,14 +44,22 @@ def scrape(url: str) -> Samples:
         }
 
 
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[Metrics, str]]:
+    """Metrics, and where they are."""
+    metrics = Metrics()
+    async with HttpServer("127.0.0.1", 0, {"/metrics": metrics.page}) as server:
+        yield metrics, f"{server.url}/metrics"
+
+
 async def test_events_become_histograms_and_the_status_counters_and_gauges() -> None:
-    async with Metrics("127.0.0.1", 0) as metrics:
+    async with served() as (metrics, url):
         metrics.publish(emotion_event(1))
         metrics.publish(emotion_event(2))
         metrics.publish(emotion_event(3, phase="provisional"))
-        before = await asyncio.to_thread(scrape, metrics.url)
+        before = await asyncio.to_thread(scrape, url)
         metrics.ask(lambda: STATUS, "main")
-        after = await asyncio.to_thread(scrape, metrics.url)
+        after = await asyncio.to_thread(scrape, url)
     assert before["telme_events_total", "final", "main"] == 2
     assert before["telme_events_total", "provisional", "main"] == 1
     assert before["telme_final_latency_seconds_count", "total", "main"] == 2
@@ -85,34 +94,13 @@ async def test_a_loop_that_does_not_answer_costs_the_status_not_the_rest(
         return STATUS
 
     monkeypatch.setattr(module, "ANSWER_S", 0.1)
-    async with Metrics("127.0.0.1", 0) as metrics:
+    async with served() as (metrics, url):
         metrics.publish(emotion_event(1))
         metrics.ask(block, "main")
-        samples = await asyncio.to_thread(scrape, metrics.url)
+        samples = await asyncio.to_thread(scrape, url)
     assert samples["telme_events_total", "final", "main"] == 1
     assert not any(name.startswith("telme_pipeline") for name, *_ in samples)
     assert "no status for a scrape" in caplog.text
-
-
-async def test_a_port_in_use_is_refused_with_a_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(MetricsError, match=rf"127\.0\.0\.1 port {port} .*output\.metrics_port"):
-            async with Metrics("127.0.0.1", port):
-                pass
-
-
-async def test_an_address_of_another_machine_is_refused_with_a_sentence() -> None:
-    with pytest.raises(MetricsError, match=r"192\.0\.2\.1 port 0 .*output\.metrics_host"):
-        async with Metrics("192.0.2.1", 0):
-            pass
-
-
-async def test_the_port_is_free_again_afterwards() -> None:
-    async with Metrics("127.0.0.1", 0) as metrics:
-        port = int(metrics.url.split(":")[2].split("/")[0])
-    with socket.create_server(("127.0.0.1", port)):
-        pass
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,8 @@ from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from streamer.mqtt.errors import BrokerError
 
 HOST = "127.0.0.1"
+PACKET_BYTES_MAX = 256 * 1024  # an event has some 2 kB
+CONNECT_S = 10.0  # who connects has so long to say who it is
 _STOP_S = 3.0
 _LISTENER = "default"
 
@@ -29,8 +32,8 @@ class EmbeddedBroker:
             print(broker.url)
 
     It has a thread and an event loop of its own: what it does for its clients holds nobody else up. The socket
-    is ours and amqtt gets each connection handed in, so the port is known and connections are limited here
-    (amqtt itself lets those above its limit wait for ever).
+    is ours and amqtt gets each connection handed in, so the port is known, and connections, the size of packets and
+    the time to introduce oneself are limited here (amqtt knows no such limits, or lets clients above them wait).
     """
 
     def __init__(self, port: int = 1883, *, connections_max: int = 100) -> None:
@@ -100,7 +103,9 @@ class EmbeddedBroker:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self._broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), _LISTENER)
+            bounded = _BoundedReader(reader)
+            noticing = _NoticingWriter(writer, bounded.greeted)
+            await self._broker.external_connected(bounded, noticing, _LISTENER)
         except Exception as error:
             # amqtt lets some malformed packets through as errors of any kind; they cost their sender the connection.
             log.warning("the embedded broker closed a connection: %r", error)
@@ -113,6 +118,42 @@ class EmbeddedBroker:
             writer.close()
         if self._connections:
             await asyncio.wait(set(self._connections), timeout=_STOP_S / 2)
+
+
+class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is untyped for us
+    """Ends a connection, as if its client had gone, at a packet that is too large or a beginning that is too slow."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self._connect_until: float | None = asyncio.get_running_loop().time() + CONNECT_S
+
+    def greeted(self) -> None:
+        """The broker has answered: the client has said who it is."""
+        self._connect_until = None
+
+    async def read(self, n: int = -1) -> bytes:
+        if n > PACKET_BYTES_MAX:
+            log.warning("the embedded broker closed a connection: a packet of more than %d bytes", PACKET_BYTES_MAX)
+            raise ConnectionResetError
+        try:
+            async with asyncio.timeout_at(self._connect_until):
+                read: bytes = await super().read(n)
+        except TimeoutError:
+            log.warning("the embedded broker closed a connection that did not say who it is for %g s", CONNECT_S)
+            raise ConnectionResetError from None
+        return read
+
+
+class _NoticingWriter(StreamWriterAdapter):  # type: ignore[misc]
+    """Calls a function whenever the broker writes."""
+
+    def __init__(self, writer: asyncio.StreamWriter, on_write: Callable[[], None]) -> None:
+        super().__init__(writer)
+        self._on_write = on_write
+
+    def write(self, data: bytes) -> None:
+        self._on_write()
+        super().write(data)
 
 
 def _listen(port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """Opening a media file or URL, with errors that say what to change."""
 
+import logging
 import stat
 from pathlib import Path
 from typing import Final
@@ -13,8 +14,14 @@ from av.video.stream import VideoStream
 
 from streamer.signals import SourceError
 
+_log = logging.getLogger(__name__)
+
 LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms"})
 OPEN_TIMEOUT_S = 10.0
+
+# What is decoded at all; a few bytes of a header can ask for gigabytes.
+PIXELS_MAX: Final = 8192 * 4608  # of a picture: a little more than 8K
+RATES_HZ: Final = range(4_000, 768_001)  # of sound: from half of a telephone's to the highest of sound cards
 
 
 def is_url(address: str) -> bool:
@@ -46,9 +53,10 @@ def open_media(address: str, stall_s: float) -> InputContainer:
         ) from error
     except FFmpegError as error:
         raise SourceError(_why_not(address, error)) from error
-    if not container.streams.audio:
+    complaint = _complaint(address, container)
+    if complaint is not None:
         container.close()
-        raise SourceError(f"{shown(address)} has no sound, and without sound there are no utterances.")
+        raise SourceError(complaint)
     return container
 
 
@@ -63,6 +71,10 @@ def connect(address: str, stall_s: float) -> InputContainer:
         container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, stall_s))
     else:
         container = av.open(address)
+    for stream in container.streams.video:
+        stream.codec_context.options = {"max_pixels": str(PIXELS_MAX)}
+        if stream.width * stream.height > PIXELS_MAX:
+            _log.warning("%s: pictures of %d x %d are not looked at", shown(address), stream.width, stream.height)
     return container
 
 
@@ -77,6 +89,16 @@ def is_live(address: str, container: InputContainer) -> bool:
 def picture_stream(container: InputContainer) -> VideoStream | None:
     """The video, if there is one; a cover image is none."""
     return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def _complaint(address: str, container: InputContainer) -> str | None:
+    """Why what is inside cannot be listened to; None where it can."""
+    if not container.streams.audio:
+        return f"{shown(address)} has no sound, and without sound there are no utterances."
+    rate_hz = container.streams.audio[0].rate
+    if rate_hz is not None and rate_hz not in RATES_HZ:
+        return f"{shown(address)} has sound at {rate_hz} Hz; it must be at {RATES_HZ[0]} to {RATES_HZ[-1]} Hz."
+    return None
 
 
 def _check_file(path: Path) -> None:

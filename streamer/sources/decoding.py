@@ -12,12 +12,14 @@ from av.packet import Packet
 from av.video.reformatter import Interpolation
 
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, VideoFrame
+from streamer.sources.container import RATES_HZ
 from streamer.sources.picture import FrameGrid, reduced_size
 from streamer.sources.resample import Resampler
 
 _log = logging.getLogger(__name__)
 
 JITTER_S = 0.02  # timestamps that are off by less are the container's rounding
+JUMP_S = 600.0  # a timestamp that is farther ahead is no gap: nobody would wait for it
 
 
 class SoundDecoder:
@@ -25,7 +27,7 @@ class SoundDecoder:
 
     Samples follow each other as long as their timestamps agree with their number. A later timestamp
     opens a gap in the chunks' starts. An earlier one, as at the joint of two concatenated
-    recordings, is taken as a clock set back: the sound goes on without a gap.
+    recordings, or one more than JUMP_S later is taken as a clock that was set: the sound goes on without a gap.
     """
 
     def __init__(self, name: str, zero_s: float, counters: SourceCounters, position: int = 0) -> None:
@@ -60,10 +62,13 @@ class SoundDecoder:
             self._run = None
 
     def _feed_frame(self, frame: av.AudioFrame) -> Iterator[AudioChunk]:
+        if frame.sample_rate not in RATES_HZ:
+            self._damaged = True
+            return
         time_s = self._next_s if frame.time is None else frame.time - self._zero_s
-        if time_s < self._next_s - JITTER_S:
-            _log.debug("%s: the clock of the sound was set back by %.3f s", self._name, self._next_s - time_s)
-            self._zero_s -= self._next_s - time_s
+        if not -JITTER_S <= time_s - self._next_s <= JUMP_S:
+            _log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
+            self._zero_s += time_s - self._next_s
             time_s = self._next_s
         gap = time_s > self._next_s + JITTER_S
         if self._run is None or gap or frame.sample_rate != self._rate_hz:
@@ -86,11 +91,12 @@ class SoundDecoder:
 class PictureDecoder:
     """Video packets to the frames that a FrameGrid chooses."""
 
-    def __init__(self, name: str, zero_s: float, grid: FrameGrid) -> None:
+    def __init__(self, name: str, zero_s: float, grid: FrameGrid, counters: SourceCounters) -> None:
         """`zero_s`: the container's timestamp that is the stream's start."""
         self._name = name
         self._zero_s = zero_s
         self._grid = grid
+        self._counters = counters
         self._last_s = 0.0
 
     def feed(self, packet: "Packet[av.VideoStream]") -> Iterator[VideoFrame]:
@@ -98,13 +104,14 @@ class PictureDecoder:
             frames = packet.decode()
         except FFmpegError as error:
             _log.debug("%s: skipped a damaged packet of the picture: %s", self._name, error.strerror)
+            self._counters.dropped_frames += 1
             return
         for frame in frames:
             if frame.time is None:
                 continue
             time_s = frame.time - self._zero_s
-            if time_s < self._last_s:
-                self._zero_s -= self._last_s - time_s
+            if not 0 <= time_s - self._last_s <= JUMP_S:
+                self._zero_s += time_s - self._last_s
                 time_s = self._last_s
             self._last_s = time_s
             if self._grid.takes(time_s):
@@ -113,6 +120,8 @@ class PictureDecoder:
 
 def samples_of(frame: av.AudioFrame) -> npt.NDArray[np.float32]:
     """(n, channels) float32, full scale is 1."""
+    if frame.format.name.startswith("s64"):  # which NumPy is not given
+        (frame,) = av.AudioResampler(format="dbl").resample(frame)
     samples: npt.NDArray[Any] = frame.to_ndarray()  # (channels, n) if planar, else (1, n * channels)
     samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
     floats = samples.astype(np.float32)

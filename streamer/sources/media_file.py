@@ -96,7 +96,7 @@ class MediaFile:
         yield from decoder.finish()
 
     def _pictures(self) -> Iterator[VideoFrame]:
-        decoder = PictureDecoder(shown(self._address), self._zero_s, FrameGrid(self._grid_rate_hz))
+        decoder = PictureDecoder(shown(self._address), self._zero_s, FrameGrid(self._grid_rate_hz), self.counters)
         try:
             with connect(self._address, self._stall_s) as container:
                 stream = picture_stream(container)
