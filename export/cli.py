@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 from rich.logging import RichHandler
 
-from export import authors, bundle
+from export import authors, bundle, speaker_encoder
 from export.errors import ExportError
 from export.part import PartName
 from export.releases import RELEASES
@@ -20,6 +20,7 @@ from telme.training.face_detector import SOURCE
 log = logging.getLogger(__name__)
 
 IMPORT = "import-authors"
+SPEAKER = "speaker-encoder"
 _ENGINES = get_args(Flavour)
 _TARGETS_OF_FLAG = {
     "compute_capability": ("tensorrt-rtx",),
@@ -34,14 +35,13 @@ _TARGETS_OF_FLAG = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one sentence about what to mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    importing = arguments[:1] == [IMPORT]
-    options = _import_parser().parse_args(arguments[1:]) if importing else _parser().parse_args(arguments)
+    commands = {IMPORT: (_import_parser, _import_authors), SPEAKER: (_speaker_parser, _export_speaker_encoder)}
+    command = arguments[0] if arguments and arguments[0] in commands else None
+    parser, run = commands[command] if command else (_parser, _export)
+    options = parser().parse_args(arguments[1:] if command else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
-        if importing:
-            _import_authors(options)
-        else:
-            _export(options)
+        run(options)
     except ExportError as error:
         sys.stderr.write(f"telme-export: {error}\n")
         return 2
@@ -68,6 +68,11 @@ def _export(options: argparse.Namespace) -> None:
 def _import_authors(options: argparse.Namespace) -> None:
     authors.import_release(options.release, RELEASES[options.dataset], options.output, options.tokenizer)
     log.info("run written to %s", options.output)
+
+
+def _export_speaker_encoder(options: argparse.Namespace) -> None:
+    manifest = speaker_encoder.export(options.source, options.output)
+    log.info("speaker encoder written to %s: %.1f MB", options.output, manifest.encoder.bytes / 1e6)
 
 
 def precisions(text: str) -> dict[PartName, Precision]:
@@ -122,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="telme-export",
         description=__doc__,
-        epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights.",
+        epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights, `telme-export {SPEAKER} --help` "
+        "about telling people apart by voice.",
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
@@ -191,6 +197,18 @@ def _import_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="RoBERTa-large's tokenizer, which the release does not hold: its folder, or its name on the model hub "
         "(default: %(default)s)",
+    )
+    return parser
+
+
+def _speaker_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"telme-export {SPEAKER}",
+        description="Convert Resemblyzer's speaker encoder, by which telme-stream tells people apart.",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where model and manifest go")
+    parser.add_argument(
+        "--source", default=speaker_encoder.SOURCE, metavar="FILE", help="its pretrained.pt (default: %(default)s)"
     )
     return parser
 

@@ -66,7 +66,7 @@ def _dynamic(model: ModelProto) -> ModelProto:
 
 
 def _store(model: ModelProto, replace: Callable[[TensorProto, Sequence[NodeProto]], _Replacement]) -> ModelProto:
-    """Replace each float32 weight of two or more dimensions that only matrix products and convolutions read."""
+    """Replace each large float32 weight that only matrix products, convolutions and recurrent layers read."""
     graph = model.graph
     tensors: list[TensorProto] = []
     nodes: list[NodeProto] = []
@@ -143,15 +143,17 @@ def _is_large(tensor: TensorProto) -> bool:
 
 
 def _reads_weight(node: NodeProto, name: str) -> bool:
-    """Whether `name` is the weight of a product, a convolution or a table, rather than any other operand."""
-    place = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0}.get(node.op_type)
-    return place is not None and node.input[place] == name
+    """Whether `name` is a weight of a product, a convolution, an LSTM or a table, rather than any other operand."""
+    places = {"MatMul": (1,), "Gemm": (1,), "Conv": (1,), "LSTM": (1, 2), "Gather": (0,)}.get(node.op_type, ())
+    return any(node.input[place] == name for place in places)
 
 
 def _channel_axis(node: NodeProto, dimensions: int) -> int:
     match node.op_type:
         case "Conv" | "Gather":
             return 0
+        case "LSTM":
+            return 1  # (directions, gates * width, inputs)
         case "Gemm":
             return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
         case _:

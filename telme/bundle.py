@@ -344,18 +344,18 @@ class Bundle:
         Raises BundleError when the folder, the manifest or a part is missing or damaged.
         """
         folder = Path(folder)
-        text = _read_manifest(folder)
+        text = read_manifest(folder)
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             raise BundleError(_complaint(folder / MANIFEST, error)) from error
         for name, part in manifest.parts.named():
-            _verify(folder, f"{name} part", part.file, part.sha256)
+            verify(folder, f"{name} part", part.file, part.sha256)
             if part.engine and part.engine.weights:
-                _verify(folder, f"{name} part's weights", part.engine.weights.file, part.engine.weights.sha256)
-        _verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256, TOKENIZER_BYTES_MAX)
+                verify(folder, f"{name} part's weights", part.engine.weights.file, part.engine.weights.sha256)
+        verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256, TOKENIZER_BYTES_MAX)
         for document in manifest.documents:
-            _verify(folder, "document", document.file, document.sha256)
+            verify(folder, "document", document.file, document.sha256)
         return cls(folder, manifest, hashlib.sha256(text).hexdigest())
 
     def path(self, part: Part) -> Path:
@@ -370,7 +370,8 @@ def json_schema() -> dict[str, Any]:
 _REMEDY = "copy the whole bundle again, or export it again with telme-export"
 
 
-def _read_manifest(folder: Path) -> bytes:
+def read_manifest(folder: Path) -> bytes:
+    """The manifest of a folder. Raises BundleError where there is none, or one too large to be one."""
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:
@@ -395,7 +396,11 @@ def _complaint(path: Path, error: ValidationError) -> str:
     return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {_REMEDY}."
 
 
-def _verify(folder: Path, name: str, file: str, sha256: str, bytes_max: int | None = None) -> None:
+def verify(folder: Path, name: str, file: str, sha256: str, bytes_max: int | None = None) -> None:
+    """Raises BundleError unless `file` lies in the folder, is no larger than `bytes_max`, and has this hash.
+
+    name: what the error calls it.
+    """
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"The {name} of {folder} points outside the bundle ({file}); {_REMEDY}.")

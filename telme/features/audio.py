@@ -13,6 +13,7 @@ Float32 = npt.NDArray[np.float32]
 
 WINDOW_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
+_WINDOW = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)  # periodic, as Whisper's and librosa's
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class AudioFeatures:
         self.spec = spec
         self._min_samples = round(spec.min_s * spec.sample_rate_hz)
         self._max_samples = round(spec.max_s * spec.sample_rate_hz)
-        self._window = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)  # periodic, as Whisper's
         self._filters = mel_filters(spec.mel_bins, spec.sample_rate_hz)
 
     def extract(self, samples: npt.NDArray[np.floating]) -> Float32 | None:
@@ -75,9 +75,8 @@ class AudioFeatures:
         """Whisper's log-Mel spectrogram (Radford et al., 2022), but of the audio's own length instead of 30 s."""
         half = WINDOW_SAMPLES // 2
         padded = np.pad(samples, (half, half), mode="reflect")
-        frames = sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES][: len(samples) // HOP_SAMPLES]
-        power = np.abs(np.fft.rfft(frames * self._window, axis=-1)) ** 2  # (T, 201)
-        log_mel = np.log10(np.maximum(self._filters @ power.T, 1e-10))
+        mel = mel_power(padded, self._filters, frames=len(samples) // HOP_SAMPLES)
+        log_mel = np.log10(np.maximum(mel, 1e-10))
         log_mel = np.maximum(log_mel, log_mel.max() - 8.0)
         return np.asarray((log_mel + 4.0) / 4.0, np.float32)
 
@@ -85,6 +84,16 @@ class AudioFeatures:
 def _standardised(samples: Float32) -> Float32:
     # The constant keeps silence finite; it is the one of wav2vec 2.0's feature extractor.
     return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), np.float32)
+
+
+def mel_power(samples: Float32, filters: Float32, frames: int) -> Float32:
+    """The power in each mel band, (bins, frames), of the first `frames` windows.
+
+    samples: (n,), n at least WINDOW_SAMPLES + (frames - 1) * HOP_SAMPLES. filters: as `mel_filters` gives them.
+    """
+    windows = sliding_window_view(samples, WINDOW_SAMPLES)[::HOP_SAMPLES][:frames]
+    power = np.abs(np.fft.rfft(windows * _WINDOW, axis=-1)) ** 2  # (frames, 201)
+    return filters @ power.T
 
 
 def mel_filters(bins: int, sample_rate_hz: int) -> Float32:
