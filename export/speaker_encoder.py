@@ -109,7 +109,8 @@ def to_onnx(encoder: SpeakerEncoder) -> ModelProto:
         helper.make_node("LpNormalization", ["positive"], ["vector"], axis=1, p=2),
     ]
     tensors.append(numpy_helper.from_array(np.array([0]), "first"))
-    graph = helper.make_graph(nodes, "speaker_encoder", *map(_values, (SIGNATURE.inputs, SIGNATURE.outputs)), tensors)
+    inputs, outputs = _values(SIGNATURE.inputs), _values(SIGNATURE.outputs)
+    graph = helper.make_graph(nodes, "speaker_encoder", inputs, outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     check(model, SIGNATURE)
     return model

@@ -7,8 +7,10 @@ from functools import partial
 
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
+from streamer.speakers import Speakers, Voice
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
+from streamer.voices import VoiceReader
 from streamer.watcher import Prepared, Watcher
 from streamer.workers import Workers, run_in
 from telme.features.text import Turn
@@ -26,6 +28,8 @@ class Analysis:
 
     heard: its words, or why they are not believed; None where nobody listened for words.
     turns: the dialogue that the text teacher read; None without words.
+    voice: None where nobody is told apart.
+    speaker: whose voice it is taken for.
     audio, visual: None where there is too little sound, or no face.
     transcription_ms: None where nobody listened for words.
     begun_at: monotonic seconds.
@@ -35,6 +39,8 @@ class Analysis:
 
     heard: Transcript | Rejected | None
     turns: tuple[Turn, ...] | None
+    voice: Voice | None
+    speaker: str
     audio: Encoded | None
     visual: Encoded | None
     recognition: Recognition
@@ -45,29 +51,32 @@ class Analysis:
 
 
 class Analyst:
-    """Analyses the utterances of one speaker, in worker threads.
+    """Analyses the utterances of one source, in worker threads.
 
     transcriber: None where no speech recogniser is wanted; then text is missing from every utterance.
+    voices: None where nobody is told apart.
     live: whether pictures may arrive later than the sound that was recorded with them.
-    The dialogue is read, never added to.
+    The dialogue and the speakers are read, never added to.
     """
 
     def __init__(
         self,
         transcriber: Transcriber | None,
+        voices: VoiceReader | None,
         recognizer: Recognizer,
         watcher: Watcher,
         dialogue: Dialogue,
-        speaker: str,
+        speakers: Speakers,
         workers: Workers,
         *,
         live: bool,
     ) -> None:
         self._transcriber = transcriber
+        self._voices = voices
         self._recognizer = recognizer
         self._watcher = watcher
         self._dialogue = dialogue
-        self._speaker = speaker
+        self._speakers = speakers
         self._workers = workers
         self._live = live
 
@@ -77,16 +86,20 @@ class Analyst:
         Raises whatever a model raises that cannot digest its input.
         """
         utterance, begun_at = cut.utterance, time.monotonic()
-        (heard, transcription_ms), audio, visual = await asyncio.gather(
+        (heard, transcription_ms), voice, audio, visual = await asyncio.gather(
             self._listen(utterance),
+            self._read_voice(utterance),
             run_in(self._workers.encoders, self._recognizer.encode_audio, utterance.samples),
             self._look(utterance),
         )
-        turns = self._turns(utterance, heard)
+        speaker = self._speakers.name_of(voice)
+        turns = self._turns(utterance, speaker, heard)
         recognition = await self._recognise(heard, turns, audio, visual)
         return Analysis(
             heard=heard,
             turns=turns,
+            voice=voice,
+            speaker=speaker,
             audio=audio,
             visual=visual,
             recognition=recognition,
@@ -98,11 +111,12 @@ class Analyst:
 
     async def renew(self, analysis: Analysis, utterance: Utterance) -> Analysis:
         """The analysis as it would be now: the text is read again if there are new turns before it."""
-        turns = self._turns(utterance, analysis.heard)
+        speaker = self._speakers.name_of(analysis.voice)
+        turns = self._turns(utterance, speaker, analysis.heard)
         if turns == analysis.turns:
-            return analysis
+            return replace(analysis, speaker=speaker)
         recognition = await self._recognise(analysis.heard, turns, analysis.audio, analysis.visual)
-        return replace(analysis, turns=turns, recognition=recognition)
+        return replace(analysis, turns=turns, speaker=speaker, recognition=recognition)
 
     async def _listen(self, utterance: Utterance) -> tuple[Transcript | Rejected | None, float | None]:
         if self._transcriber is None or utterance.reason is Unfinished.SPEAKING:
@@ -111,16 +125,23 @@ class Analyst:
         heard = await run_in(self._workers.speech, self._transcriber.transcribe, utterance.samples)
         return heard, 1000 * (time.perf_counter() - started)
 
+    async def _read_voice(self, utterance: Utterance) -> Voice | None:
+        if self._voices is None:
+            return None
+        return await run_in(self._workers.voices, self._voices.read, utterance)
+
     async def _look(self, utterance: Utterance) -> Encoded | None:
         # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
         wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
         frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
         return await run_in(self._workers.encoders, self._recognizer.encode_visual, frames)
 
-    def _turns(self, utterance: Utterance, heard: Transcript | Rejected | None) -> tuple[Turn, ...] | None:
+    def _turns(
+        self, utterance: Utterance, speaker: str, heard: Transcript | Rejected | None
+    ) -> tuple[Turn, ...] | None:
         if not isinstance(heard, Transcript):
             return None
-        return self._dialogue.context(self._speaker, heard.text, utterance.end_s)
+        return self._dialogue.context(speaker, heard.text, utterance.end_s)
 
     async def _recognise(
         self,

@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     models = parser.add_argument_group("models")
     models.add_argument("--bundle", metavar="DIR", help="recogniser to run; the compact one ships")
     models.add_argument("--asr", metavar="MODEL", help='faster-whisper name, folder, package:NAME/FOLDER, or "none"')
+    models.add_argument(
+        "--speakers", metavar="N", type=int, help="tell at most so many people apart by their voices; 1 tells nobody"
+    )
     models.add_argument("--language", metavar="CODE", help="spoken language, as in en; null detects it")
     models.add_argument(
         "--straight", action="store_true", help="begin only when an utterance is over, and publish finals only"
@@ -133,6 +136,7 @@ _SETTING_OF_FLAG = {
     "bundle": "recognition.bundle",
     "asr": "transcription.model",
     "language": "transcription.language",
+    "speakers": "speakers.people_max",
     "mqtt": "mqtt.url",
     "broker": "mqtt.broker",
     "node": "node",

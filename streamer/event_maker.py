@@ -56,7 +56,7 @@ class EventMaker:
             started_at=self.began_at + timedelta(seconds=utterance.start_s),
             ended_at=self.began_at + timedelta(seconds=utterance.end_s),
             end_reason=reason.value if isinstance(reason, EndReason) else None,
-            speaker=self._settings.dialogue.speaker,
+            speaker=analysis.speaker,
             transcript=self._transcript(analysis),
             emotion=recognition.emotion,
             scores=dict(recognition.scores),
@@ -83,6 +83,7 @@ def _latency(cut: Cut, analysis: Analysis) -> Latency:
         speculation=analysis.begun_ms if begun_after_ms < 0 else None,
         queue=max(begun_after_ms, 0.0),
         transcription=analysis.transcription_ms,
+        speaker=analysis.voice.elapsed_ms if analysis.voice else None,
         **dict(analysis.recognition.elapsed_ms),
         total=cut.utterance.silence_ms + 1000 * (time.monotonic() - cut.at),
     )

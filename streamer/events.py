@@ -44,6 +44,7 @@ class Latency(_Model):
     )
     queue: Milliseconds = Field(description="from the endpoint until work on the utterance began")
     transcription: Milliseconds | None = None
+    speaker: Milliseconds | None = Field(None, description="how long it took to hear whose voice it is")
     text: Milliseconds | None = None
     audio: Milliseconds | None = None
     visual: Milliseconds | None = None

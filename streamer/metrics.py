@@ -25,7 +25,7 @@ BUCKETS: Final = (
     *(1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
 )
 # Whole numbers of `status` that rise and fall. All others in its sections count since the start.
-LEVELS: Final = frozenset({"waiting"})
+LEVELS: Final = frozenset({"waiting", "people"})
 ANSWER_S = 2.0
 
 

@@ -25,9 +25,11 @@ from streamer.health import Vitals
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
+from streamer.speakers import SpeakerCounters, Speakers
 from streamer.speculation import Speculation, SpeculationCounters
 from streamer.transcriber import Transcriber, TranscriberCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
+from streamer.voices import VoiceReader
 from streamer.watcher import PictureCounters, Watcher
 from streamer.workers import Workers
 from telme.runtime.recognizer import Recognizer
@@ -90,6 +92,7 @@ class Pipeline:
 
     segmenter: one that makes drafts has their emotion published provisionally, and makes final events early.
     transcriber: None where no speech recogniser is wanted; then text is missing from every utterance.
+    voices: None where nobody is told apart.
     clock: wall-clock time of now, for the events' time stamps.
     """
 
@@ -102,6 +105,7 @@ class Pipeline:
         recognizer: Recognizer,
         sinks: Sequence[Sink],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        voices: VoiceReader | None = None,
     ) -> None:
         self.counters = Counters()
         self.dialogue = Dialogue(settings.dialogue)
@@ -115,12 +119,14 @@ class Pipeline:
         self._workers = Workers()
         self._watcher = Watcher(recognizer.prepare_frame, self._workers.faces)
         self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
+        self._speakers = Speakers(settings.speakers, settings.dialogue.speaker)
         self._analyst = Analyst(
             transcriber,
+            voices,
             recognizer,
             self._watcher,
             self.dialogue,
-            settings.dialogue.speaker,
+            self._speakers,
             self._workers,
             live=source.live,
         )
@@ -142,6 +148,10 @@ class Pipeline:
     @property
     def speculation(self) -> SpeculationCounters:
         return self._speculation.counters
+
+    @property
+    def speakers(self) -> SpeakerCounters:
+        return self._speakers.counters
 
     @property
     def vitals(self) -> Vitals:
@@ -187,6 +197,11 @@ class Pipeline:
     def stop(self) -> None:
         """Listen no further, finish what was heard, and let `run` return."""
         self._stop.set()
+
+    def reset_dialogue(self) -> None:
+        """Begin anew, perhaps with other people: turns and voices are forgotten."""
+        self.dialogue.reset()
+        self._speakers.reset()
 
     def hear(self, speaker: str | None, text: str) -> None:
         """Take what no source hears into the dialogue; without a speaker, the robot itself said it."""
@@ -278,10 +293,12 @@ class Pipeline:
         self.counters.provisional_events += 1
 
     def _remember(self, utterance: Utterance, analysis: Analysis) -> None:
-        """Make what was said in an utterance that is over part of the dialogue."""
+        """Make what was said in an utterance that is over part of the dialogue, and whose voice it was known."""
+        if analysis.voice is not None and not isinstance(analysis.heard, Rejected):
+            self._speakers.learn(analysis.voice)
         match analysis.heard:
             case Transcript(text=text):
-                self.dialogue.add(self._settings.dialogue.speaker, text, utterance.end_s)
+                self.dialogue.add(analysis.speaker, text, utterance.end_s)
                 if self._settings.log.transcripts:
                     logger.info("heard %r", text, extra={"utterance": utterance.number})
             case Rejected(reason=reason):

@@ -37,9 +37,11 @@ from streamer.transcriber import Transcriber
 from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
+from streamer.voices import VoiceReader
 from telme.bundle import COMPACT, Bundle, UnfitError
 from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
+from telme.runtime.voiceprint import VoiceEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Models:
     recognizer: Recognizer
     transcriber: Transcriber | None
     segmenter: Segmenter
+    voices: VoiceReader | None
 
 
 async def serve(settings: StreamSettings, read: Read) -> None:
@@ -75,7 +78,15 @@ async def serve(settings: StreamSettings, read: Read) -> None:
             sinks.append(publisher)
         if metrics is not None:
             sinks.append(metrics)
-        pipeline = Pipeline(settings, source, models.segmenter, models.transcriber, models.recognizer, sinks)
+        pipeline = Pipeline(
+            settings,
+            source,
+            models.segmenter,
+            models.transcriber,
+            models.recognizer,
+            sinks,
+            voices=models.voices,
+        )
         lag = LoopLag()
         watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
         parts.callback(watching_lag.cancel)
@@ -124,7 +135,8 @@ def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
         transcriber.warm_up()
     detector = make_detector(settings.vad)
     segmenter = Segmenter(settings.segmentation, detector, drafts=settings.recognition.speculate)
-    return Models(recognizer, transcriber, segmenter)
+    voices = VoiceReader(VoiceEncoder.load()) if settings.speakers.people_max > 1 else None
+    return Models(recognizer, transcriber, segmenter, voices)
 
 
 @asynccontextmanager
@@ -157,6 +169,7 @@ def status(pipeline: Pipeline, publisher: Publisher | None, lag: LoopLag) -> dic
         "pipeline": dataclasses.asdict(pipeline.counters),
         "speculation": dataclasses.asdict(pipeline.speculation),
         "transcription": dataclasses.asdict(pipeline.transcription) if pipeline.transcription is not None else None,
+        "speakers": dataclasses.asdict(pipeline.speakers),
         "segmenter": dataclasses.asdict(pipeline.segmenter.counters),
         "pictures": dataclasses.asdict(pipeline.pictures),
         "source": dataclasses.asdict(pipeline.source.counters),
@@ -227,7 +240,7 @@ def _answer_requests(
         pipeline.paused = False
 
     async def reset_dialogue() -> None:
-        pipeline.dialogue.reset()
+        pipeline.reset_dialogue()
 
     async def report() -> Mapping[str, Any]:
         return now()

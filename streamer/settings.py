@@ -161,6 +161,21 @@ class Dialogue(_Section):
     robot: Name = Field("robot", description="who says what arrives on dialogue/add without a speaker")
 
 
+class Speakers(_Section):
+    """Telling the people apart who share one source, by their voices."""
+
+    people_max: int = Field(1, ge=1, le=16, description="at most so many people; 1 tells nobody apart")
+    names: tuple[Name, ...] = Field(
+        (), max_length=16, description="of the people as they come; others are <dialogue.speaker>-1, -2 and so on"
+    )
+    likeness_min: float = Field(
+        0.65, gt=0, lt=1, description="cosine from which on a voice is somebody's known, else it is a new person's"
+    )
+    min_ms: int = Field(
+        1000, ge=100, le=10_000, description="shorter speech goes to whom it is most like, and nobody new is made of it"
+    )
+
+
 class Recognition(_Section):
     """The emotion recogniser."""
 
@@ -293,6 +308,7 @@ class StreamSettings(_Section):
     segmentation: Segmentation = Segmentation()
     transcription: Transcription = Transcription()
     dialogue: Dialogue = Dialogue()
+    speakers: Speakers = Speakers()
     recognition: Recognition = Recognition()
     mqtt: Mqtt = Mqtt()
     output: Output = Output()

@@ -15,11 +15,12 @@ class Workers:
 
     faces: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "faces"))
     speech: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "speech"))
+    voices: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "voices"))
     encoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoders"))
 
     def shut_down(self) -> None:
         """Returns at once; what has not begun is given up."""
-        for worker in (self.faces, self.speech, self.encoders):
+        for worker in (self.faces, self.speech, self.voices, self.encoders):
             worker.shutdown(wait=False, cancel_futures=True)
 
 

@@ -21,7 +21,9 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
-@pytest.mark.parametrize("names", [("streamer",), ("telme.runtime", "telme.features", "telme.bundle", "telme.labels", "telme.voice")])
+@pytest.mark.parametrize(
+    "names", [("streamer",), ("telme.runtime", "telme.features", "telme.bundle", "telme.labels", "telme.voice")]
+)
 def test_a_fresh_process_loads_nothing_that_only_training_needs(names: tuple[str, ...]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
