@@ -16,13 +16,15 @@ from streamer.backlog import Cut
 from streamer.events import EmotionEvent
 from streamer.pipeline import PICTURE_MEMORY_S, Counters, Pipeline
 from streamer.segmenter import Segmenter
-from streamer.settings import Sources, StreamSettings
+from streamer.settings import Sources, Speakers, StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceCounters, VideoFrame
 from streamer.sources.open import open_source
 from streamer.transcriber import Transcriber
-from streamer.utterance import Transcript
+from streamer.utterance import Rejected, Transcript
 from streamer.vad import make_detector
+from streamer.voices import VoiceReader
 from telme.runtime.recognizer import Recognizer
+from telme.runtime.voiceprint import VoiceEncoder
 
 JFK = Path(__file__).parent / "data" / "jfk.flac"
 SETTINGS = StreamSettings(sources=Sources(media=str(CONVERSATION), fast=True))
@@ -51,9 +53,10 @@ def pipeline(
     *,
     drafts: bool = False,
     transcriber: Transcriber | None = None,
+    voices: VoiceReader | None = None,
 ) -> Pipeline:
     segmenter = Segmenter(settings.segmentation, make_detector(settings.vad), drafts=drafts)
-    return Pipeline(settings, source, segmenter, transcriber, recognizer, [events])
+    return Pipeline(settings, source, segmenter, transcriber, recognizer, [events], voices=voices)
 
 
 async def test_pictures_are_forgotten_with_the_utterance_that_they_belong_to(recognizer: Recognizer) -> None:
@@ -158,11 +161,12 @@ async def run_patiently(
     *,
     drafts: bool = True,
     transcriber: Transcriber | None = None,
+    voices: VoiceReader | None = None,
     prepare: Callable[[Pipeline], None] = lambda _: None,
 ) -> Pipeline:
     async with open_source(Sources(media=str(media), fast=True), rate_hz=5) as source:
         patient = Patient(source)
-        stream = pipeline(patient, recognizer, events, settings, drafts=drafts, transcriber=transcriber)
+        stream = pipeline(patient, recognizer, events, settings, drafts=drafts, transcriber=transcriber, voices=voices)
         patient.counts = stream.counters
         prepare(stream)
         await stream.run()
@@ -243,6 +247,38 @@ async def test_only_what_is_final_becomes_part_of_the_dialogue(recognizer: Recog
     heard = [event.transcript.text for event in events if event.transcript]
     assert heard == [*(f"Take {n}." for n in range(len(heard) - 1)), heard[-2]]
     assert [turn.text for turn in stream.dialogue.context("person", "", 11.0)] == [heard[-1], ""]
+
+
+async def test_the_dialogue_has_the_speakers_of_the_events_and_only_finals_teach_a_voice(
+    recognizer: Recognizer,
+) -> None:
+    settings = SETTINGS.model_copy(update={"speakers": Speakers(people_max=3)})
+    events, voices = Events(), VoiceReader(VoiceEncoder.load())
+    stream = await run_patiently(ACTED, recognizer, events, settings, transcriber=Says("Hello."), voices=voices)
+    finals = events.of_phase("final")
+    turns = stream.dialogue.context("", "", finals[-1].end_s)[:-1]
+    assert [turn.speaker for turn in turns] == [event.speaker for event in finals]
+    assert len({event.speaker for event in finals}) == stream.speakers.people > 1
+    counters = stream.speakers
+    assert counters.people + counters.recognised + counters.unlike + counters.short == len(finals) < len(events)
+    for final in finals:
+        last = next(event for event in reversed(events) if event.utterance == final.utterance and event is not final)
+        assert last.speaker == final.speaker
+        assert last.latency_ms.speaker == final.latency_ms.speaker > 0
+    stream.reset_dialogue()
+    assert len(stream.dialogue) == stream.speakers.people == 0
+
+
+async def test_whoever_was_not_understood_teaches_no_voice(recognizer: Recognizer) -> None:
+    class Disbelieves:
+        def transcribe(self, samples: np.ndarray) -> Rejected:
+            return Rejected("noise")
+
+    settings = SETTINGS.model_copy(update={"speakers": Speakers(people_max=3)})
+    events, voices = Events(), VoiceReader(VoiceEncoder.load())
+    stream = await run_patiently(ACTED, recognizer, events, settings, transcriber=Disbelieves(), voices=voices)
+    assert {event.speaker for event in events} == {"person-1"}
+    assert stream.speakers.people == 0
 
 
 async def test_what_the_robot_says_in_the_pause_is_read_by_the_teacher(recognizer: Recognizer) -> None:
