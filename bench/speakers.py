@@ -55,13 +55,12 @@ class Result:
     """Of one conversation, as shares of its turns.
 
     right: after the best matching. split: away from a person's most frequent name. merged: under a name that is mostly
-    another person's. names: how many were given.
+    another person's.
     """
 
     right: float
     split: float
     merged: float
-    names: int
 
 
 def main() -> None:
@@ -187,7 +186,6 @@ def _converse(pool: Sequence[Said], people: int, bounds: Speakers, seed: int) ->
         right=matched / len(turns),
         split=1 - counts.max(axis=1).sum() / len(turns),
         merged=1 - counts.max(axis=0).sum() / len(turns),
-        names=len(called[0]),
     )
 
 
