@@ -3,18 +3,18 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
+from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
 from streamer.watcher import Prepared, Watcher
 from streamer.workers import Workers, run_in
 from telme.features.text import Turn
 from telme.runtime.encoders import Encoded
+from telme.runtime.fusion import Encodings
 from telme.runtime.recognition import Recognition
-from telme.runtime.recognizer import Recognizer
 
 # A camera's last pictures of an utterance are looked at within this time, or the event goes out without them.
 PICTURE_WAIT_S = 0.3
@@ -55,7 +55,7 @@ class Analyst:
     def __init__(
         self,
         transcriber: Transcriber | None,
-        recognizer: Recognizer,
+        stages: Stages,
         watcher: Watcher,
         dialogue: Dialogue,
         speaker: str,
@@ -64,7 +64,7 @@ class Analyst:
         live: bool,
     ) -> None:
         self._transcriber = transcriber
-        self._recognizer = recognizer
+        self._stages = stages
         self._watcher = watcher
         self._dialogue = dialogue
         self._speaker = speaker
@@ -79,7 +79,7 @@ class Analyst:
         utterance, begun_at = cut.utterance, time.monotonic()
         (heard, transcription_ms), audio, visual = await asyncio.gather(
             self._listen(utterance),
-            run_in(self._workers.encoders, self._recognizer.encode_audio, utterance.samples),
+            self._stages.encode_audio(utterance.samples),
             self._look(utterance),
         )
         turns = self._turns(utterance, heard)
@@ -115,7 +115,7 @@ class Analyst:
         # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
         wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
         frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
-        return await run_in(self._workers.encoders, self._recognizer.encode_visual, frames)
+        return await self._stages.encode_visual(frames)
 
     def _turns(self, utterance: Utterance, heard: Transcript | Rejected | None) -> tuple[Turn, ...] | None:
         if not isinstance(heard, Transcript):
@@ -129,8 +129,6 @@ class Analyst:
         audio: Encoded | None,
         visual: Encoded | None,
     ) -> Recognition:
-        encoders, recognizer = self._workers.encoders, self._recognizer
-        text = None if turns is None else await run_in(encoders, recognizer.encode_text, turns)
-        fuse = partial(recognizer.fuse, text=text, audio=audio, visual=visual)
+        text = None if turns is None else await self._stages.encode_text(turns)
         confidence = heard.confidence if isinstance(heard, Transcript) else None
-        return await run_in(encoders, lambda: fuse(text_confidence=confidence))
+        return await self._stages.fuse(Encodings(text, audio, visual, confidence))
