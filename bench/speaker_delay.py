@@ -21,6 +21,7 @@ from streamer.segmenter import Segmenter
 from streamer.settings import Segmentation, Speakers, StreamSettings, Transcription, Vad
 from streamer.signals import AudioChunk
 from streamer.speakers import Speakers as People
+from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.utterance import EndReason, Utterance
 from streamer.vad import make_detector
@@ -47,7 +48,7 @@ def main() -> None:
         Analyst(
             transcriber,
             voices,
-            recognizer,
+            Stages(recognizer, workers.encoders, batch_max=1),
             Watcher(recognizer.prepare_frame, workers.faces),
             Dialogue(StreamSettings().dialogue),
             People(Speakers(people_max=4), "person"),

@@ -3,11 +3,11 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
 from streamer.speakers import Speakers, Voice
+from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
 from streamer.voices import VoiceReader
@@ -15,8 +15,8 @@ from streamer.watcher import Prepared, Watcher
 from streamer.workers import Workers, run_in
 from telme.features.text import Turn
 from telme.runtime.encoders import Encoded
+from telme.runtime.fusion import Encodings
 from telme.runtime.recognition import Recognition
-from telme.runtime.recognizer import Recognizer
 
 # A camera's last pictures of an utterance are looked at within this time, or the event goes out without them.
 PICTURE_WAIT_S = 0.3
@@ -63,7 +63,7 @@ class Analyst:
         self,
         transcriber: Transcriber | None,
         voices: VoiceReader | None,
-        recognizer: Recognizer,
+        stages: Stages,
         watcher: Watcher,
         dialogue: Dialogue,
         speakers: Speakers,
@@ -73,7 +73,7 @@ class Analyst:
     ) -> None:
         self._transcriber = transcriber
         self._voices = voices
-        self._recognizer = recognizer
+        self._stages = stages
         self._watcher = watcher
         self._dialogue = dialogue
         self._speakers = speakers
@@ -89,7 +89,7 @@ class Analyst:
         (heard, transcription_ms), voice, audio, visual = await asyncio.gather(
             self._listen(utterance),
             self._read_voice(utterance),
-            run_in(self._workers.encoders, self._recognizer.encode_audio, utterance.samples),
+            self._stages.encode_audio(utterance.samples),
             self._look(utterance),
         )
         speaker = self._speakers.name_of(voice)
@@ -134,7 +134,7 @@ class Analyst:
         # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
         wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
         frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
-        return await run_in(self._workers.encoders, self._recognizer.encode_visual, frames)
+        return await self._stages.encode_visual(frames)
 
     def _turns(
         self, utterance: Utterance, speaker: str, heard: Transcript | Rejected | None
@@ -150,8 +150,6 @@ class Analyst:
         audio: Encoded | None,
         visual: Encoded | None,
     ) -> Recognition:
-        encoders, recognizer = self._workers.encoders, self._recognizer
-        text = None if turns is None else await run_in(encoders, recognizer.encode_text, turns)
-        fuse = partial(recognizer.fuse, text=text, audio=audio, visual=visual)
+        text = None if turns is None else await self._stages.encode_text(turns)
         confidence = heard.confidence if isinstance(heard, Transcript) else None
-        return await run_in(encoders, lambda: fuse(text_confidence=confidence))
+        return await self._stages.fuse(Encodings(text, audio, visual, confidence))

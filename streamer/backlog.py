@@ -58,16 +58,25 @@ class Backlog:
             self._closed = True
             self._changed.notify_all()
 
-    async def get(self) -> Cut | None:
-        """The oldest utterance, else the draft, or None once the backlog is closed and empty."""
+    async def filled(self) -> bool:
+        """Waits until something is there to `take`; False once the backlog is closed and empty."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self) > 0 or self._closed)
-            if self._utterances:
-                cut = self._utterances.popleft()
-            elif self._draft is not None:
-                cut, self._draft = self._draft, None
+            return len(self) > 0
+
+    @property
+    def first(self) -> Cut:
+        """What `take` would take: the oldest utterance, else the draft. Raises IndexError when nothing is there."""
+        return self._utterances[0] if self._draft is None or self._utterances else self._draft
+
+    async def take(self) -> Cut:
+        """Take away the first, for the consumer to work on. Raises IndexError when nothing is there."""
+        async with self._changed:
+            cut = self.first
+            if cut.utterance.over:
+                self._utterances.popleft()
             else:
-                return None
+                self._draft = None
             self._in_work = cut.utterance.number
             self._changed.notify_all()
             return cut

@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from streamer import logs
-from streamer.configuration import ConfigurationError, Tree, load, merge, nested, parse_assignment, to_yaml
+from streamer.configuration import (
+    ConfigurationError,
+    Tree,
+    load,
+    merge,
+    nested,
+    parse_assignment,
+    parse_stream,
+    to_yaml,
+)
 from streamer.events import json_schema
 from streamer.http_server import HttpServerError
 from streamer.json_lines import OutputError
@@ -89,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="INDEX|PATH|URL",
         help="a camera; without --microphone the default microphone listens along",
     )
+    sources.add_argument(
+        "--add-stream",
+        metavar="NAME=FILE|URL",
+        action="append",
+        default=[],
+        help="one of several streams in this process, from a media file or stream; repeat it for each",
+    )
     sources.add_argument("--list-devices", action="store_true", help="print microphones and cameras, and exit")
     models = parser.add_argument_group("models")
     models.add_argument("--bundle", metavar="DIR", help="recogniser to run; the compact one ships")
@@ -155,6 +171,8 @@ def _flags(options: argparse.Namespace) -> Tree:
     def given() -> Iterator[Tree]:
         for assignment in options.set:
             yield parse_assignment(assignment)
+        for text in options.add_stream:
+            yield parse_stream(text)
         for flag, key in _SETTING_OF_FLAG.items():
             value = getattr(options, flag)
             if value is not None:

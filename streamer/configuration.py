@@ -148,6 +148,16 @@ def parse_assignment(text: str) -> Tree:
     return nested(key, _scalar(value))
 
 
+def parse_stream(text: str) -> Tree:
+    """`kitchen=rtsp://camera/1` -> a tree. Raises ConfigurationError where the form is not NAME=FILE or NAME=URL."""
+    name, separator, media = text.partition("=")
+    if not separator or not name or not media:
+        raise ConfigurationError(
+            f"--add-stream needs NAME=FILE or NAME=URL, as in --add-stream kitchen=rtsp://camera/1, not {text!r}."
+        )
+    return {"streams": {name: {"media": media}}}
+
+
 def _sentence(error: ErrorDetails, layers: Mapping[str, Tree]) -> str:
     path = [str(step) for step in error["loc"]]
     key = _short(".".join(path))
@@ -189,7 +199,7 @@ def _document(model: type[BaseModel], values: BaseModel, indent: str) -> Iterato
         if notes:
             yield f"{indent}# {notes}"
         plain = values.model_dump(mode="json", include={name})[name]
-        yield f"{indent}{name}: {yaml.safe_dump(plain, default_flow_style=True).splitlines()[0]}"
+        yield f"{indent}{name}: {yaml.safe_dump(plain, default_flow_style=True, width=float('inf')).splitlines()[0]}"
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:

@@ -3,11 +3,15 @@
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
 # Attributes that every LogRecord has; what a call adds through `extra` is whatever else is there.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+stream: ContextVar[str | None] = ContextVar("stream", default=None)
+"""The stream that a task works for, said in its logs; None where there is only one."""
 
 
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["human", "json"]) -> None:
@@ -20,7 +24,9 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    name = stream.get()
+    fields = {} if name is None else {"stream": name}
+    return fields | {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 class HumanFormatter(logging.Formatter):

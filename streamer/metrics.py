@@ -27,6 +27,8 @@ BUCKETS: Final = (
 # Whole numbers of `status` that rise and fall. All others in its sections count since the start.
 LEVELS: Final = frozenset({"waiting", "people"})
 ANSWER_S = 2.0
+# The stream of what all streams of a process share: to Prometheus, an empty label is none.
+SHARED: Final = ""
 
 
 class Metrics:
@@ -61,7 +63,10 @@ class Metrics:
             histogram.labels(event.stream, stage).observe(ms / 1000)
 
     def ask(self, status: Callable[[], Status], stream: str) -> None:
-        """From here on each scrape also tells what `status` says, which is called in this event loop."""
+        """From here on each scrape also tells what `status` says, which is called in this event loop.
+
+        stream: that of all that does not stand, under the name of another, in the status's section `streams`.
+        """
         self._registry.register(_StatusCollector(status, stream, asyncio.get_running_loop()))
 
 
@@ -80,13 +85,24 @@ class _StatusCollector(Collector):
         except TimeoutError:
             logger.warning("no status for a scrape: the event loop did not answer for %.0f s", ANSWER_S)
             return
-        for path, value in numbers(status):
-            name = re.sub(r"\W", "_", "_".join(("telme", *path)))
-            counts = len(path) > 1 and type(value) is int and path[-1] not in LEVELS
-            family = CounterMetricFamily if counts else GaugeMetricFamily
-            metric = family(name, f"{'.'.join(path)} of the status.", labels=("stream",))
-            metric.add_metric((self._stream,), value)
-            yield metric
+        families: dict[tuple[str, ...], CounterMetricFamily | GaugeMetricFamily] = {}
+        for stream, counted in self._by_stream(status):
+            for path, value in numbers(counted):
+                if path not in families:
+                    families[path] = _family(path, value)
+                families[path].add_metric((stream,), value)
+        yield from families.values()
+
+    def _by_stream(self, status: Status) -> Iterator[tuple[str, Status]]:
+        yield self._stream, {name: value for name, value in status.items() if name != "streams"}
+        yield from status.get("streams", {}).items()
+
+
+def _family(path: tuple[str, ...], value: float) -> CounterMetricFamily | GaugeMetricFamily:
+    name = re.sub(r"\W", "_", "_".join(("telme", *path)))
+    counts = len(path) > 1 and type(value) is int and path[-1] not in LEVELS
+    family = CounterMetricFamily if counts else GaugeMetricFamily
+    return family(name, f"{'.'.join(path)} of the status.", labels=("stream",))
 
 
 def numbers(status: Status, *above: str) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -22,17 +22,14 @@ from streamer.dialogue import Dialogue
 from streamer.event_maker import EventMaker
 from streamer.events import BundleId, EmotionEvent
 from streamer.health import Vitals
+from streamer.models import Models
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
 from streamer.speakers import SpeakerCounters, Speakers
 from streamer.speculation import Speculation, SpeculationCounters
-from streamer.transcriber import Transcriber, TranscriberCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
-from streamer.voices import VoiceReader
 from streamer.watcher import PictureCounters, Watcher
-from streamer.workers import Workers
-from telme.runtime.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +88,8 @@ class Pipeline:
     """One stream of conversation, from an open source to events.
 
     segmenter: one that makes drafts has their emotion published provisionally, and makes final events early.
-    transcriber: None where no speech recogniser is wanted; then text is missing from every utterance.
-    voices: None where nobody is told apart.
+    models: may be those of other streams, too. Without a speech recogniser text is missing from every utterance, and
+        without a reader of voices nobody is told apart.
     clock: wall-clock time of now, for the events' time stamps.
     """
 
@@ -101,11 +98,9 @@ class Pipeline:
         settings: StreamSettings,
         source: Source,
         segmenter: Segmenter,
-        transcriber: Transcriber | None,
-        recognizer: Recognizer,
+        models: Models,
         sinks: Sequence[Sink],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        voices: VoiceReader | None = None,
     ) -> None:
         self.counters = Counters()
         self.dialogue = Dialogue(settings.dialogue)
@@ -113,33 +108,28 @@ class Pipeline:
         self.source = source
         self.paused = False
         self._settings = settings
-        self._transcriber = transcriber
         self._sinks = sinks
         self._clock = clock
-        self._workers = Workers()
-        self._watcher = Watcher(recognizer.prepare_frame, self._workers.faces)
+        self._watcher = Watcher(models.recognizer.prepare_frame, models.workers.faces)
         self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
+        self._place = models.scheduler.join(urgent=lambda: self._backlog.first.utterance.over)
         self._speakers = Speakers(settings.speakers, settings.dialogue.speaker)
         self._analyst = Analyst(
-            transcriber,
-            voices,
-            recognizer,
+            models.transcriber,
+            models.voices,
+            models.stages,
             self._watcher,
             self.dialogue,
             self._speakers,
-            self._workers,
+            models.workers,
             live=source.live,
         )
         self._speculation = Speculation()
-        bundle = BundleId(name=recognizer.bundle.manifest.name, sha256=recognizer.bundle.sha256)
-        self._events = EventMaker(settings, bundle, session=uuid.uuid4().hex[:12], began_at=clock())
+        bundle = models.recognizer.bundle
+        bundle_id = BundleId(name=bundle.manifest.name, sha256=bundle.sha256)
+        self._events = EventMaker(settings, bundle_id, session=uuid.uuid4().hex[:12], began_at=clock())
         self._now = 0  # end of what was heard, in samples of the stream clock
         self._stop = asyncio.Event()
-
-    @property
-    def transcription(self) -> TranscriberCounters | None:
-        """None where no speech recogniser is wanted."""
-        return None if self._transcriber is None else self._transcriber.counters
 
     @property
     def pictures(self) -> PictureCounters:
@@ -168,31 +158,26 @@ class Pipeline:
         return self._now / SAMPLE_RATE_HZ
 
     def reconfigure(self, settings: StreamSettings) -> None:
-        """Go on with other values of those settings that are `reloadable`."""
+        """Go on with other values of those settings that are `reloadable`, the models' apart."""
         self._settings = settings
         self.segmenter.reconfigure(settings.segmentation)
         self.segmenter.tune(settings.vad)
         self.dialogue.reconfigure(settings.dialogue)
         self._events.reconfigure(settings)
-        if self._transcriber is not None:
-            self._transcriber.reconfigure(settings.transcription)
 
     async def run(self) -> None:
         """Runs until the source ends or `stop` is called; then the utterance in hand is finished."""
         self._events.began_at = self._clock()
+        watching = asyncio.create_task(self._watcher.watch(self.source.frames()), name="watch")
         try:
-            watching = asyncio.create_task(self._watcher.watch(self.source.frames()), name="watch")
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._listen(), name="listen")
-                    tasks.create_task(self._recognise(), name="recognise")
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen(), name="listen")
+                tasks.create_task(self._recognise(), name="recognise")
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         finally:
-            self._workers.shut_down()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     def stop(self) -> None:
         """Listen no further, finish what was heard, and let `run` return."""
@@ -251,12 +236,19 @@ class Pipeline:
 
     async def _recognise(self) -> None:
         """Utterances and drafts -> events, in order."""
-        while (cut := await self._backlog.get()) is not None:
-            self._watcher.forget_before(cut.utterance.start_s)
-            if cut.utterance.over:
-                await self._finish(cut)
-            else:
-                await self._sketch(cut)
+        while await self._backlog.filled():
+            if self._speculation.holds(self._backlog.first.utterance):
+                await self._work_on(await self._backlog.take())  # worked out in the pause: no turn is needed
+                continue
+            async with self._place:
+                await self._work_on(await self._backlog.take())
+
+    async def _work_on(self, cut: Cut) -> None:
+        self._watcher.forget_before(cut.utterance.start_s)
+        if cut.utterance.over:
+            await self._finish(cut)
+        else:
+            await self._sketch(cut)
 
     async def _finish(self, cut: Cut) -> None:
         """Publish the final event, for which everything may have been worked out in the pause before."""

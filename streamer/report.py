@@ -78,11 +78,20 @@ class Report:
 
 
 def _counted(status: Mapping[str, Any]) -> Iterator[str]:
-    """Sections of counters line by line, in whatever order and number they come."""
-    for section, values in status.items():
+    """Sections of counters line by line, in whatever order and number they come; of several streams, one by one."""
+    for section, values in _sections(status):
         if isinstance(values, Mapping):
             counters = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
             yield from textwrap.wrap(f"{section}: {counters}", _WIDTH, subsequent_indent="  ")
+
+
+def _sections(status: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, values in status.items():
+        if section == "streams":
+            for stream, counted in values.items():
+                yield from ((f"{stream} {name}", value) for name, value in counted.items())
+        else:
+            yield section, values
 
 
 def _shown(value: object) -> str:

@@ -14,6 +14,8 @@ from streamer.mqtt.topics import check_stream_name
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 StreamName = Annotated[Name, AfterValidator(check_stream_name)]
 
+_ONLY_STREAM = "main"
+
 
 def _discovery_prefix(value: object) -> object:
     """`true` is Home Assistant's own default, `false` is none; flags and the environment bring both as text."""
@@ -186,6 +188,13 @@ class Recognition(_Section):
         "one that ships, null stops with a sentence",
     )
     threads: int = Field(1, ge=1, le=64, description="of each model part")
+    at_once: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="streams of one process that are worked for at the same time, together where a model takes "
+        "several utterances; the others take turns",
+    )
     speculate: bool = Field(
         True, description="begin before an utterance is over; false waits for its end and publishes finals only"
     )
@@ -296,10 +305,19 @@ class Log(_Section):
 
 
 class StreamSettings(_Section):
-    """Settings of one `telme-stream` process."""
+    """Settings of one `telme-stream` process.
+
+    `streams` names several streams; `stream` and `sources` are those of the only one.
+    """
 
     node: Name = Field("telme", description="this machine's name in topics: telme/<node>/…")
-    stream: StreamName = Field("main", description="this stream's name in topics: telme/<node>/<stream>/…")
+    stream: StreamName = Field(_ONLY_STREAM, description="this stream's name in topics: telme/<node>/<stream>/…")
+    streams: dict[StreamName, Sources] = Field(
+        {},
+        max_length=64,
+        description="several streams in this process, in place of `stream` and `sources`: a section like `sources` "
+        "for each name, as in {kitchen: {media: rtsp://camera/1}, hall: {microphone: default, camera: 0}}",
+    )
     stop_s: float = Field(
         10.0, gt=0, le=300, description="longest time for finishing the utterance in hand when stopped"
     )
@@ -314,3 +332,22 @@ class StreamSettings(_Section):
     output: Output = Output()
     health: Health = Health()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.streams and (self.sources != Sources() or self.stream != _ONLY_STREAM):
+            raise ValueError(
+                "streams takes the place of stream and sources: "
+                f"give the source of {self.stream!r} a name among the streams, too"
+            )
+        for name, sources in self.streams.items():
+            if sources.media is None and sources.microphone is None and sources.camera is None:
+                raise ValueError(f"stream {name!r} has no source: give it media, a microphone or a camera")
+        return self
+
+    def each(self) -> tuple["StreamSettings", ...]:
+        """The settings of every stream, as those of a process of its own."""
+        if not self.streams:
+            return (self,)
+        alone = ({"stream": name, "sources": sources, "streams": {}} for name, sources in self.streams.items())
+        return tuple(self.model_copy(update=update) for update in alone)

@@ -34,9 +34,13 @@ class Speculation:
         self.counters.runs += 1
         self._kept = draft, analysis
 
+    def holds(self, utterance: Utterance) -> bool:
+        """Whether just the sound of an utterance was analysed."""
+        return self._kept is not None and self._kept[0].sounds_like(utterance)
+
     def take(self, utterance: Utterance) -> Analysis | None:
         """The analysis of an utterance that is over; None where none was made of just its sound."""
-        if self._kept is None or not self._kept[0].sounds_like(utterance):
+        if self._kept is None or not self.holds(utterance):
             self._waste()
             return None
         _, analysis = self._kept

@@ -15,9 +15,9 @@ from streamer.configuration import ConfigurationError
 from streamer.health import Health
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.requests import RequestError
-from streamer.pipeline import Pipeline
 from streamer.reload import Reloader, ReloadError
 from streamer.settings import StreamSettings
+from streamer.streams import Streams
 from streamer.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Supervision:
         stopping: asyncio.Event,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.health = Health(settings.health, settings.sources.stall_ms / 1000)
+        self.health = Health(settings.health, max(one.sources.stall_ms for one in settings.each()) / 1000)
         self._settings = settings
         self._read = read
         self._stopping = stopping
@@ -66,11 +66,10 @@ class Supervision:
     ) -> None:
         self._parts.close()
 
-    def begin(self, pipelines: Sequence[Pipeline], publisher: Publisher | None) -> None:
+    def begin(self, streams: Streams, publisher: Publisher | None) -> None:
         """The streams are about to run: say so, answer for them, and let settings be reloaded."""
-        self.health.begin(lambda: [pipeline.vitals for pipeline in pipelines], lambda: _lacks(publisher))
-        users = [self._obey, *(pipeline.reconfigure for pipeline in pipelines)]
-        self._reloader = Reloader(self._settings, self._read, users)
+        self.health.begin(streams.vitals, lambda: _lacks(publisher))
+        self._reloader = Reloader(self._settings, self._read, [self._obey, streams.reconfigure])
         self._manager.ready()
 
     async def reload(self) -> tuple[str, ...]:
@@ -86,8 +85,10 @@ class Supervision:
         finally:
             self._manager.ready()
 
-    async def answer_reload(self) -> Mapping[str, Any]:
+    async def answer_reload(self, stream: str | None) -> Mapping[str, Any]:
         """The request `reload`. Raises RequestError."""
+        if stream is not None:
+            raise RequestError("settings are reloaded for all streams at once: leave out the stream")
         try:
             return {"changed": list(await self.reload())}
         except (ConfigurationError, ReloadError) as error:

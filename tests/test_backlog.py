@@ -1,6 +1,7 @@
 """The hand-over to recognition: bounded, in order, and honest about what gives way."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import numpy as np
 from hypothesis import given
@@ -22,10 +23,15 @@ async def fill(backlog: Backlog, cuts: list[Cut]) -> list[Cut]:
 
 async def drain(backlog: Backlog) -> list[Cut]:
     await backlog.close()
-    cuts = []
-    while (one := await backlog.get()) is not None:
-        cuts.append(one)
-    return cuts
+    return [cut async for cut in taken(backlog)]
+
+
+async def taken(backlog: Backlog) -> AsyncIterator[Cut]:
+    """What a consumer takes, until the end."""
+    while await backlog.filled():
+        first = backlog.first
+        assert await backlog.take() is first
+        yield first
 
 
 # Each utterance with the number of drafts before it.
@@ -70,7 +76,7 @@ def test_without_dropping_the_producer_waits_and_no_utterance_is_lost(size: int,
         producing = asyncio.create_task(produce())
         await asyncio.sleep(0)
         received = []
-        while (one := await backlog.get()) is not None:
+        async for one in taken(backlog):
             received.append(one)
             assert len(backlog) <= size + 1
         assert not any(one.utterance.over for one in await producing)
@@ -88,7 +94,7 @@ async def test_utterances_come_before_a_draft() -> None:
 async def test_an_utterance_whose_draft_is_being_worked_on_does_not_give_way() -> None:
     backlog = Backlog(1, drop_oldest=True)
     await backlog.put(cut(1, over=False))
-    assert await backlog.get() is not None
+    await backlog.take()
     dropped = await fill(backlog, [cut(1), cut(2), cut(3)])
     assert [one.utterance.number for one in dropped] == [2]
     assert backlog.has_utterance(1)
@@ -97,7 +103,7 @@ async def test_an_utterance_whose_draft_is_being_worked_on_does_not_give_way() -
 
 async def test_the_consumer_wakes_when_the_backlog_closes() -> None:
     backlog = Backlog(1, drop_oldest=True)
-    waiting = asyncio.create_task(backlog.get())
+    waiting = asyncio.create_task(backlog.filled())
     await asyncio.sleep(0)
     await backlog.close()
-    assert await asyncio.wait_for(waiting, 1) is None
+    assert await asyncio.wait_for(waiting, 1) is False

@@ -7,8 +7,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.configuration import CONFIG_BYTES_MAX, ConfigurationError, load, parse_assignment, to_yaml
-from streamer.settings import StreamSettings
+from streamer.configuration import (
+    CONFIG_BYTES_MAX,
+    ConfigurationError,
+    load,
+    merge,
+    parse_assignment,
+    parse_stream,
+    to_yaml,
+)
+from streamer.settings import Sources, StreamSettings
 
 DOCUMENTED = Path(__file__).parents[1] / "configs" / "stream.yaml"
 
@@ -49,6 +57,11 @@ def test_a_device_number_is_a_device_name() -> None:
         ({"segmentation": {"min_ms": 5000, "max_ms": 2000}}, {}, "min_ms (5000 ms) must be below max_ms (2000 ms)"),
         ({"mqtt": {"url": "http://host"}}, {}, "begins with mqtt:// or mqtts://"),
         ({"node": "a/b"}, {}, "node = 'a/b'"),
+        ({"streams": {"a": {"media": "a.mp4"}}, "stream": "b"}, {}, "streams takes the place of stream and sources"),
+        ({"streams": {"a": {"media": "a.mp4"}}, "sources": {"camera": "0"}}, {}, "give the source of 'main' a name"),
+        ({"streams": {"a": {}}}, {}, "stream 'a' has no source: give it media, a microphone or a camera"),
+        ({"streams": {"info": {"media": "a.mp4"}}}, {}, "a stream cannot be called 'info'"),
+        ({"streams": {"a": {"media": "a.mp4", "camera": "0"}}}, {}, "leave out microphone and camera"),
         ({"dialogue": {"reset_after_s": float("nan")}}, {}, "dialogue.reset_after_s"),
     ],
 )
@@ -136,6 +149,25 @@ def test_every_setting_is_documented() -> None:
 def test_printed_settings_read_back_the_same(tree: dict[str, object]) -> None:
     settings = StreamSettings.model_validate(tree)
     assert StreamSettings.model_validate(yaml.safe_load(to_yaml(settings))) == settings
+
+
+def test_several_streams_are_settings_of_several_single_ones(tmp_path: Path) -> None:
+    file = write(tmp_path, "streams: {kitchen: {media: a.mp4}, 2: {microphone: default, camera: 1}}\nnode: desk\n")
+    flags = merge(iter([parse_stream("hall=rtsp://camera/1?a=b"), parse_assignment("streams.kitchen.fast=true")]))
+    several = load(flags, {}, file)
+    kitchen, two, hall = several.each()
+    assert (kitchen.stream, kitchen.sources) == ("kitchen", Sources(media="a.mp4", fast=True))
+    assert (two.stream, two.sources.camera) == ("2", "1")
+    assert (hall.stream, hall.sources.media) == ("hall", "rtsp://camera/1?a=b")
+    assert {one.node for one in (kitchen, two, hall)} == {"desk"}
+    assert kitchen.each() == (kitchen,)
+    assert StreamSettings.model_validate(yaml.safe_load(to_yaml(several))) == several
+
+
+@pytest.mark.parametrize("text", ["kitchen", "=a.mp4", "kitchen="])
+def test_a_stream_needs_a_name_and_a_medium(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--add-stream needs NAME=FILE or NAME=URL"):
+        parse_stream(text)
 
 
 def test_set_needs_an_assignment() -> None:

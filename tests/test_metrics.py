@@ -18,7 +18,7 @@ from streams import CONVERSATION, running
 
 from streamer import metrics as module
 from streamer.http_server import HttpServer
-from streamer.metrics import Metrics, numbers
+from streamer.metrics import SHARED, Metrics, numbers
 
 Samples = dict[tuple[str, ...], float]
 
@@ -77,6 +77,19 @@ async def test_events_become_histograms_and_the_status_counters_and_gauges() -> 
     assert after["telme_loop_lag_ms_p99", "main"] == 1.5
     assert after["telme_deeper_down_below_total", "main"] == 1
     assert not any(name.startswith("telme_") for name in REGISTRY._names_to_collectors)
+
+
+async def test_several_streams_have_labels_of_their_own_and_what_they_share_has_none() -> None:
+    streams = {"kitchen": {"pipeline": {"events": 7}}, "hall": {"pipeline": {"events": 2}, "paused": True}}
+    async with served() as (metrics, url):
+        metrics.ask(lambda: {"streams": streams, "mqtt": {"waiting": 4}}, SHARED)
+        samples = await asyncio.to_thread(scrape, url)
+    assert {key: value for key, value in samples.items() if not key[0].endswith("_created")} == {
+        ("telme_pipeline_events_total", "kitchen"): 7,
+        ("telme_pipeline_events_total", "hall"): 2,
+        ("telme_paused", "hall"): 1,
+        ("telme_mqtt_waiting", ""): 4,
+    }
 
 
 def test_words_and_what_is_missing_are_no_numbers() -> None:

@@ -14,6 +14,7 @@ from streams import ACTED, CONVERSATION, expected
 
 from streamer.backlog import Cut
 from streamer.events import EmotionEvent
+from streamer.models import Models
 from streamer.pipeline import PICTURE_MEMORY_S, Counters, Pipeline
 from streamer.segmenter import Segmenter
 from streamer.settings import Sources, Speakers, StreamSettings
@@ -56,7 +57,7 @@ def pipeline(
     voices: VoiceReader | None = None,
 ) -> Pipeline:
     segmenter = Segmenter(settings.segmentation, make_detector(settings.vad), drafts=drafts)
-    return Pipeline(settings, source, segmenter, transcriber, recognizer, [events], voices=voices)
+    return Pipeline(settings, source, segmenter, Models(recognizer, transcriber, voices), [events])
 
 
 async def test_pictures_are_forgotten_with_the_utterance_that_they_belong_to(recognizer: Recognizer) -> None:

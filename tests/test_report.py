@@ -89,6 +89,12 @@ def test_whatever_the_status_counts_is_told() -> None:
     assert "0 events" in text
 
 
+def test_the_counters_of_several_streams_stand_under_their_names() -> None:
+    text = Report().text({"streams": {"kitchen": {"source": {"overruns": 2}}, "hall": {"source": {"overruns": 0}}}})
+    assert "kitchen source: overruns 2" in text
+    assert "hall source: overruns 0" in text
+
+
 @given(st.lists(emotion_events, max_size=5))
 def test_any_events_can_be_reported_in_80_columns_and_as_json(events: list[EmotionEvent]) -> None:
     report = Report()

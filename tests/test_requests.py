@@ -22,23 +22,23 @@ from streamer.mqtt.topics import Topics
 from streamer.settings import Mqtt
 
 
-async def report() -> Mapping[str, Any]:
+async def report(stream: str | None = None) -> Mapping[str, Any]:
     return {"paused": False, "nested": {"count": 3}}
 
 
-async def pause() -> None:
-    return None
+async def pause(stream: str | None) -> Mapping[str, Any] | None:
+    return None if stream is None else {"stream": stream}
 
 
-async def refuse() -> None:
+async def refuse(stream: str | None) -> None:
     raise RequestError("there is nothing to reset")
 
 
-async def break_down() -> None:
+async def break_down(stream: str | None) -> None:
     raise ZeroDivisionError("secret detail")
 
 
-async def hang() -> None:
+async def hang(stream: str | None) -> None:
     await asyncio.sleep(3600)
 
 
@@ -68,6 +68,10 @@ async def test_a_request_is_met_and_its_transaction_repeated() -> None:
 
 async def test_an_empty_payload_is_an_empty_request() -> None:
     assert (await ask("pause", b""))[1] == {"status": "ok", "data": None, "error": None, "transaction": None}
+
+
+async def test_a_request_can_be_for_one_stream() -> None:
+    assert (await ask("pause", b'{"stream": "hall"}'))[1]["data"] == {"stream": "hall"}
 
 
 @pytest.mark.parametrize(
@@ -160,15 +164,22 @@ async def test_retained_requests_are_old_and_not_met(mosquitto: Mosquitto) -> No
 
 async def test_what_the_robot_says_is_handed_over(mosquitto: Mosquitto) -> None:
     said: list[Said] = []
+
+    def take(what: Said) -> None:
+        if what.stream == "attic":
+            raise RequestError("no stream is called 'attic'")
+        said.append(what)
+
     topic = "telme/robot/dialogue/add"
     with Subscriber(mosquitto.port, "telme/robot/availability") as robot:
         async with online(mosquitto) as publisher:
-            publisher.on_said(said.append)
+            publisher.on_said(take)
             await robot.wait_for("/availability")
             robot.publish(topic, '{"text": " Guten Tag! "}')
             for wrong in ("no json", "{}", '{"text": "  "}', '{"text": "x", "speaker": "a b"}', "x" * (MAX_BYTES + 1)):
                 robot.publish(topic, wrong)
-            robot.publish(topic, '{"text": "Wie geht es?", "speaker": "nao-2"}')
+            robot.publish(topic, '{"text": "Is anybody here?", "stream": "attic"}')
+            robot.publish(topic, '{"text": "Wie geht es?", "speaker": "nao-2", "stream": "hall"}')
             await until(lambda: len(said) == 2)
-            assert publisher.status().rejected == 5
-    assert said == [Said(text="Guten Tag!"), Said(text="Wie geht es?", speaker="nao-2")]
+            assert publisher.status().rejected == 6
+    assert said == [Said(text="Guten Tag!"), Said(text="Wie geht es?", speaker="nao-2", stream="hall")]

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.profiles import profiles
-from streamer.service import open_bundle
+from streamer.models import open_bundle
 from streamer.settings import Recognition
 from telme.bundle import COMPACT, Bundle, BundleError, Engine, Part, ShapeRange, UnfitError
 from telme.features.text import Turn

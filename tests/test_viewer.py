@@ -94,6 +94,11 @@ def test_a_provisional_event_is_a_line_that_is_overwritten() -> None:
     assert "“Dogs.”" in final
 
 
+def test_with_several_streams_each_event_says_whose_it_is() -> None:
+    text = shown(event(1), event(2, stream="hall"), event(3))
+    assert text.count("main · ") == text.count("hall · ") == 1
+
+
 @pytest.mark.parametrize("terminal", [{}, {"force_terminal": True, "_environ": {"TERM": "dumb"}}])
 def test_where_no_line_can_be_overwritten_only_final_events_are_shown(terminal: dict[str, object]) -> None:
     assert shown(event(1, phase="provisional"), **terminal) == ""

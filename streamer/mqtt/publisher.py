@@ -26,7 +26,7 @@ from streamer.mqtt.errors import BrokerError, DeniedError
 from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
 from streamer.mqtt.outbox import Bounds, Outbox
-from streamer.mqtt.requests import MAX_BYTES, Handler, Request, Responder, first_complaint
+from streamer.mqtt.requests import MAX_BYTES, Handler, Request, RequestError, Responder, first_complaint
 from streamer.mqtt.said import Said
 from streamer.mqtt.tls import tls_context
 from streamer.mqtt.topics import Topics
@@ -158,7 +158,10 @@ class Publisher:
         self._responder.register(verb, handler)
 
     def on_said(self, callback: Callable[[Said], None]) -> None:
-        """Hand what arrives on `telme/<node>/dialogue/add` to `callback`, which must not block."""
+        """Hand what arrives on `telme/<node>/dialogue/add` to `callback`, which must not block.
+
+        It raises RequestError for what it cannot take.
+        """
         self._on_said = callback
 
     async def first_connection(self) -> None:
@@ -444,8 +447,12 @@ class Publisher:
         except ValidationError as error:
             self._reject(self._topics.dialogue_add, first_complaint(error))
             return
-        if self._on_said is not None:
+        if self._on_said is None:
+            return
+        try:
             self._on_said(said)
+        except RequestError as refusal:
+            self._reject(self._topics.dialogue_add, str(refusal))
 
     def _take_request(self, request: Request) -> None:
         try:

@@ -16,8 +16,11 @@ _HANDLER_S = 10.0
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[], Awaitable[Mapping[str, JsonValue] | None]]
-"""Does what a verb asks for; its result becomes the response's `data`. Raises RequestError when it cannot."""
+Handler = Callable[[str | None], Awaitable[Mapping[str, JsonValue] | None]]
+"""Does what a verb asks for, for the stream of that name, or for all where there is None.
+
+Its result becomes the response's `data`. Raises RequestError when it cannot.
+"""
 
 
 class RequestError(Exception):
@@ -35,10 +38,11 @@ class Request:
 
 
 class RequestBody(BaseModel):
-    """The payload of a request; an empty payload is an empty object."""
+    """The payload of a request; an empty payload is an empty object. Without a stream it is for all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    stream: str | None = None
     transaction: str | int | None = None
 
 
@@ -85,7 +89,7 @@ class Responder:
             return _error(f"no request is called {request.verb!r}; known are: {known}", body.transaction)
         try:
             async with asyncio.timeout(_HANDLER_S):
-                data = await handler()
+                data = await handler(body.stream)
             return Response(status="ok", data=None if data is None else dict(data), transaction=body.transaction)
         except RequestError as refusal:
             return _error(str(refusal), body.transaction)

@@ -50,6 +50,7 @@ class TerminalView:
         self._console = console
         self._overwrites = console.is_terminal and not console.is_dumb_terminal
         self._line_to_wipe = False
+        self._streams: set[str] = set()
         self._writer: BackgroundWriter[EmotionEvent | str] = BackgroundWriter(
             self._write, name="the terminal", size=_WAITING_MAX, last_s=_LAST_BLOCKS_S
         )
@@ -78,13 +79,17 @@ class TerminalView:
         provisional = isinstance(shown, EmotionEvent) and shown.phase == "provisional"
         if provisional and not self._overwrites:
             return
-        block = _block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
+        block = self._block(shown) if isinstance(shown, EmotionEvent) else Text(shown, style="dim")
         text = _rendered(block, self._console)
         wiped = f"{_WIPE}{text}" if self._line_to_wipe else text
         # The cursor waits at the beginning of the line, so that even a log message begins there.
         self._console.file.write(wiped.rstrip("\n") + "\r" if provisional else wiped)
         self._console.file.flush()
         self._line_to_wipe = provisional
+
+    def _block(self, event: EmotionEvent) -> RenderableType:
+        self._streams.add(event.stream)
+        return _block(event, name_stream=len(self._streams) > 1)
 
 
 def to_svg(events: Iterable[EmotionEvent], title: str = "telme-stream") -> str:
@@ -114,16 +119,16 @@ def _rendered(block: RenderableType, console: Console) -> str:
     return text.encode(console.encoding, "replace").decode(console.encoding)
 
 
-def _block(event: EmotionEvent) -> RenderableType:
+def _block(event: EmotionEvent, *, name_stream: bool = False) -> RenderableType:
     if event.phase == "provisional":
-        return _headline(event)
+        return _headline(event, name_stream)
     columns = Table.grid(padding=(0, 3))
     columns.add_column(width=35)
     columns.add_column()
     total = f"{event.latency_ms.total:.0f} ms after the last word"
     columns.add_row(_bars(event.scores), Group(_modalities(event), Text(), _coordinates(event), total))
     return Group(
-        _headline(event),
+        _headline(event, name_stream),
         Padding(_transcript(event), (0, 2)),
         Padding(columns, (0, 2)),
         Padding(_stages(event.latency_ms), (0, 2)),
@@ -131,12 +136,13 @@ def _block(event: EmotionEvent) -> RenderableType:
     )
 
 
-def _headline(event: EmotionEvent) -> RenderableType:
+def _headline(event: EmotionEvent, name_stream: bool) -> RenderableType:
     time = event.ended_at.astimezone().strftime("%H:%M:%S")
     name, confidence = event.emotion, f"{100 * event.confidence:.0f} %"
     perhaps = "  perhaps" if event.phase == "provisional" else ""
     title = Text.assemble(
         (f"{time}  ", "dim"),
+        f"{event.stream} · " if name_stream else "",
         (event.speaker, "bold"),
         perhaps,
         "  ",

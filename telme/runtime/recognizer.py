@@ -146,6 +146,18 @@ class Recognizer:
         """frames: results of `prepare_frame`, in order. None where there are none."""
         return self._visual.encode([frames])[0]
 
+    def encode_texts(self, items: Sequence[Sequence[Turn]]) -> list[Encoded | None]:
+        """`encode_text` of several utterances."""
+        return self._text.encode(items)
+
+    def encode_audios(self, items: Sequence[Float32]) -> list[Encoded | None]:
+        """`encode_audio` of several utterances."""
+        return self._audio.encode(items)
+
+    def encode_visuals(self, items: Sequence[Sequence[Frame]]) -> list[Encoded | None]:
+        """`encode_visual` of several utterances."""
+        return self._visual.encode(items)
+
     def fuse(
         self,
         *,
@@ -163,7 +175,21 @@ class Recognizer:
         further (`fusion.unsure`).
         Raises ValueError when all are missing.
         """
-        return self._fuse([Encodings(text, audio, visual, text_confidence)])[0]
+        return self.fuse_batch([Encodings(text, audio, visual, text_confidence)])[0]
+
+    def fuse_batch(self, items: Sequence[Encodings]) -> list[Recognition]:
+        """`fuse` of several utterances. Raises ValueError when an item has no modality at all."""
+        if not all(item.present() for item in items):
+            raise ValueError(
+                "Text, audio and frames are all missing, too short or blank: there is nothing to recognise."
+            )
+        started = perf_counter()
+        shifted = [item for item in items if item.text is not None]
+        fused = iter(self._fusion.logits(shifted))
+        elapsed_ms = 1000 * (perf_counter() - started) / max(len(shifted), 1)
+        return [
+            self._recognition(item.present(), None if item.text is None else next(fused), elapsed_ms) for item in items
+        ]
 
     def recognize(
         self,
@@ -188,7 +214,7 @@ class Recognizer:
         audio = self._audio.encode([item.audio for item in items])
         visual = self._visual.encode([item.frames for item in items])
         confidences = [item.text_confidence for item in items]
-        return self._fuse([Encodings(*each) for each in zip(text, audio, visual, confidences, strict=True)])
+        return self.fuse_batch([Encodings(*each) for each in zip(text, audio, visual, confidences, strict=True)])
 
     def warm_up(self) -> None:
         """Run every part once, so that the first utterance is as fast as the next ones."""
@@ -198,19 +224,6 @@ class Recognizer:
         self.recognize(
             text=[Turn("a", "Hello.")], audio=np.zeros(16_000, np.float32), frames=[np.zeros(shape, np.uint8)]
         )
-
-    def _fuse(self, items: Sequence[Encodings]) -> list[Recognition]:
-        if not all(item.present() for item in items):
-            raise ValueError(
-                "Text, audio and frames are all missing, too short or blank: there is nothing to recognise."
-            )
-        started = perf_counter()
-        shifted = [item for item in items if item.text is not None]
-        fused = iter(self._fusion.logits(shifted))
-        elapsed_ms = 1000 * (perf_counter() - started) / max(len(shifted), 1)
-        return [
-            self._recognition(item.present(), None if item.text is None else next(fused), elapsed_ms) for item in items
-        ]
 
     def _recognition(
         self, present: Mapping[Modality, Encoded], fused: Float32 | None, elapsed_ms: float
