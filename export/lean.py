@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertModel, RobertaModel
+from transformers.models.timesformer.modeling_timesformer import TimesformerLayer
 
 from telme.models.audio import AudioStudent
 from telme.models.data2vec import Data2VecEncoder
@@ -31,8 +32,8 @@ def lean(module: nn.Module) -> nn.Module:
             return LeanTeacher(module)
         case AudioStudent(backbone=Data2VecEncoder()) if module.dimensions.pooling == "first":
             return LeanAudioStudent(module)
-        case VisualStudent(encoder=Clip()) if _divided(module.encoder):
-            return LeanVisualStudent(module, LeanClip(module.encoder))
+        case VisualStudent(encoder=Clip() as clip) if _divided(clip):
+            return LeanVisualStudent(module, LeanClip(clip))
         case _:
             return module
 
@@ -48,8 +49,8 @@ class OneRowAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = query
-        self.key_weight = nn.Parameter(key.weight.detach().unflatten(0, (heads, -1)), requires_grad=False)
-        transposed = value.weight.detach().unflatten(0, (heads, -1)).transpose(1, 2).contiguous()
+        self.key_weight = nn.Parameter(torch.unflatten(key.weight.detach(), 0, (heads, -1)), requires_grad=False)
+        transposed = torch.unflatten(value.weight.detach(), 0, (heads, -1)).transpose(1, 2).contiguous()
         self.value_weight = nn.Parameter(transposed, requires_grad=False)
         self.value_bias = value.bias
 
@@ -64,7 +65,8 @@ class OneRowAttention(nn.Module):
         if ignored is not None:
             scores = scores + ignored
         mixed = scores.softmax(dim=-1) @ rows[:, None]  # (B, heads, 1, d)
-        return (mixed @ self.value_weight).flatten(1) + self.value_bias
+        answer: Tensor = (mixed @ self.value_weight).flatten(1) + self.value_bias
+        return answer
 
 
 class LeanTeacher(nn.Module):
@@ -76,9 +78,7 @@ class LeanTeacher(nn.Module):
         self.vector = teacher.vector
         self.classifier = teacher.classifier
         attention = self.backbone.encoder.layer[-1].attention.self
-        self.attention = OneRowAttention(
-            attention.query, attention.key, attention.value, attention.num_attention_heads
-        )
+        self.attention = OneRowAttention(attention.query, attention.key, attention.value, attention.num_attention_heads)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """As Teacher.forward."""
@@ -167,7 +167,7 @@ class LeanClip(nn.Module):
 class _Temporal(nn.Module):
     """Each patch attends to itself in the other pictures; class tokens are left as they are."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: TimesformerLayer) -> None:
         super().__init__()
         self.norm = layer.temporal_layernorm
         self.qkv = layer.temporal_attention.attention.qkv
@@ -176,16 +176,18 @@ class _Temporal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, R, d). Returns x plus what the patches attend to."""
-        query, key, value = _heads(self.qkv(self.norm(x)), self.heads, (0, 2, 3, 1, 4))  # (B, R, heads, T, d / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value).permute(0, 3, 1, 2, 4).flatten(3)
+        query, key, value = _heads(self.qkv(self.norm(x)), self.heads, (0, 2, 3, 1, 4))  # (B R, heads, T, d / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = torch.unflatten(mixed, 0, (-1, x.shape[2])).permute(0, 3, 1, 2, 4).flatten(3)
         is_patch = (torch.arange(x.shape[2]) > 0).to(x.dtype)[:, None]
-        return x + is_patch * self.output(mixed)
+        added: Tensor = x + is_patch * self.output(mixed)
+        return added
 
 
 class LeanLayer(nn.Module):
     """A whole layer: temporal attention, spatial attention, feed-forward."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: TimesformerLayer) -> None:
         super().__init__()
         self.temporal = _Temporal(layer)
         self.spatial_norm = layer.layernorm_before
@@ -199,8 +201,8 @@ class LeanLayer(nn.Module):
         """x: (B, T, R, d), where all of an item's class tokens are equal. Returns the same."""
         x = self.temporal(x)
         query, key, value = _heads(self.qkv(self.spatial_norm(x)), self.heads, (0, 1, 3, 2, 4))
-        mixed = F.scaled_dot_product_attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
-        found = self.output(mixed.unflatten(0, (-1, x.shape[1])).transpose(2, 3).flatten(3))  # (B, T, R, d)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (B T, heads, R, d / heads)
+        found = self.output(torch.unflatten(mixed, 0, (-1, x.shape[1])).transpose(2, 3).flatten(3))  # (B, T, R, d)
         of_class = found[:, :, :1].mean(dim=1, keepdim=True).expand(-1, x.shape[1], -1, -1)
         x = x + torch.cat([of_class, found[:, :, 1:]], dim=2)
         return x + cast(Tensor, self.feed_forward(self.feed_forward_norm(x)))
@@ -209,7 +211,7 @@ class LeanLayer(nn.Module):
 class LeanLastLayer(nn.Module):
     """The last layer, which computes the class token alone."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: TimesformerLayer) -> None:
         super().__init__()
         self.temporal = _Temporal(layer)
         self.spatial_norm = layer.layernorm_before
@@ -223,14 +225,20 @@ class LeanLastLayer(nn.Module):
         """x: (B, T, R, d). Returns the class tokens (B, d)."""
         of_class = x[:, 0, 0]
         rows = self.spatial_norm(self.temporal(x)).flatten(0, 1)  # (B T, R, d)
-        mixed = self.attention(rows[:, 0], rows).unflatten(0, (-1, x.shape[1])).mean(dim=1)
+        mixed = torch.unflatten(self.attention(rows[:, 0], rows), 0, (-1, x.shape[1])).mean(dim=1)
         of_class = of_class + self.output(mixed)
-        return of_class + cast(Tensor, self.feed_forward(self.feed_forward_norm(of_class)))
+        answer: Tensor = of_class + self.feed_forward(self.feed_forward_norm(of_class))
+        return answer
 
 
 def _heads(joined: Tensor, heads: int, order: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, R, 3 d) -> query, key and value (B, T, R, heads, d / heads), with their dimensions in `order`."""
-    query, key, value = (part.unflatten(-1, (heads, -1)).permute(order) for part in joined.chunk(3, dim=-1))
+    """Query, key and value of what is joined, (B, T, R, 3 d).
+
+    order: of the dimensions (B, T, R, heads, d / heads); the first two become one.
+    """
+    query, key, value = (
+        torch.unflatten(part, -1, (heads, -1)).permute(order).flatten(0, 1) for part in joined.chunk(3, dim=-1)
+    )
     return query, key, value
 
 

@@ -1,5 +1,7 @@
 """What an export computes in place of a module says the same, and is less work."""
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, Data2VecAudioConfig, RobertaConfig, TimesformerConfig
 
 from export.lean import lean
+from export.onnx import Signature, to_onnx
+from telme.bundle import Tensor as Described
 from telme.models.audio import AudioDimensions, AudioStudent, Data2VecDimensions, WhisperDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
@@ -14,6 +18,19 @@ from telme.models.visual import VisualDimensions, VisualStudent
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
 CONVOLUTIONS = {"conv_dim": [8] * 7, "conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2}
 PLACES = {"vocab_size": 40, "max_position_embeddings": 64}
+OUTPUTS = {"vector": 12, "logits": 5}
+WORDS = (
+    Described(name="input_ids", dtype="int64", shape=("batch", "tokens")),
+    Described(name="attention_mask", dtype="int64", shape=("batch", "tokens")),
+)
+SOUNDS = (
+    Described(name="features", dtype="float32", shape=("batch", "steps")),
+    Described(name="mask", dtype="bool", shape=("batch", "steps")),
+)
+PICTURES = (
+    Described(name="frames", dtype="float32", shape=("batch", "frames", 3, 32, 32)),
+    Described(name="mask", dtype="float32", shape=("batch", "frames")),
+)
 
 
 def teacher(config: BertConfig | RobertaConfig) -> Teacher:
@@ -63,6 +80,22 @@ def test_it_says_the_same_with_less_work(name: str) -> None:
     for before, after in zip(wanted, found, strict=True):
         torch.testing.assert_close(after, before, atol=2e-5, rtol=1e-4)
     assert less_work < work
+
+
+@pytest.mark.parametrize(("name", "names"), [("roberta", WORDS), ("data2vec", SOUNDS), ("timesformer", PICTURES)])
+def test_onnx_says_the_same_of_other_sizes(name: str, names: tuple[Described, Described]) -> None:
+    torch.manual_seed(0)
+    make, inputs = CASES[name]
+    module, given = with_marked_weights(make()).eval(), inputs()
+    outputs = tuple(Described(name=key, dtype="float32", shape=("batch", size)) for key, size in OUTPUTS.items())
+    values = {tensor.name: value.numpy() for tensor, value in zip(names, given, strict=True)}
+    model = to_onnx(lean(module), Signature(names, outputs), values)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for rows in (slice(0, 3), slice(1, 2)):  # a batch, and one that is shorter than the longest
+        vector, logits = module(*(value[rows] for value in given))
+        found = session.run(list(OUTPUTS), {key: value[rows] for key, value in values.items()})
+        for before, after in zip((vector, logits), found, strict=True):
+            np.testing.assert_allclose(after, before.detach().numpy(), atol=5e-5, rtol=1e-4)
 
 
 def test_what_has_nothing_to_save_stays() -> None:
