@@ -70,7 +70,7 @@ def fastest(plan: Plan, groups: Sequence[Sequence[Way]], folder: Path) -> Part:
                 try:
                     good[place] = way.export(plan, place)
                 except StrayError as stray:
-                    log.warning("%s in %s on %s is not taken: %s", plan.name, way.precision, way.backend, stray)
+                    log.warning("%s in %s on %s strays too far and is not taken", plan.name, way.precision, way.backend)
                     strayed.append(Trial(backend=way.backend, precision=way.precision, parity=stray.parity))
             if good:
                 return _taken(plan, good, strayed, folder)
