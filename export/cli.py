@@ -5,14 +5,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from rich.logging import RichHandler
 
 from export import authors, bundle, speaker_encoder
+from export.bundle import Wish
+from export.choice import AUTO
 from export.errors import ExportError
 from export.part import PartName
 from export.releases import RELEASES
+from export.samples import COUNT
 from export.tensorrt import Options
 from telme.bundle import Flavour, Hardware, Precision
 from telme.training.face_detector import SOURCE
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 IMPORT = "import-authors"
 SPEAKER = "speaker-encoder"
 _ENGINES = get_args(Flavour)
+WISHES = (*get_args(Precision), AUTO)
 _TARGETS_OF_FLAG = {
     "compute_capability": ("tensorrt-rtx",),
     "workspace_mb": _ENGINES,
@@ -59,7 +63,8 @@ def _export(options: argparse.Namespace) -> None:
         precisions=precisions(options.precision),
         licences=licences(options.licences),
         detector=options.face_detector,
-        engines=engine_options(options),
+        target=target(options),
+        items=options.samples,
     )
     size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
     log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
@@ -75,22 +80,22 @@ def _export_speaker_encoder(options: argparse.Namespace) -> None:
     log.info("speaker encoder written to %s: %.1f MB", options.output, manifest.encoder.bytes / 1e6)
 
 
-def precisions(text: str) -> dict[PartName, Precision]:
-    """Read `text=int8,audio=fp16`. Raises ExportError for another form, part or precision."""
-    chosen: dict[PartName, Precision] = {}
+def precisions(text: str) -> dict[PartName, Wish]:
+    """Read `text=int8,audio=auto`. Raises ExportError for another form, part or precision."""
+    chosen: dict[PartName, Wish] = {}
     for item in filter(None, text.split(",")):
         name, _, precision = item.partition("=")
-        if name not in get_args(PartName) or precision not in get_args(Precision):
+        if name not in get_args(PartName) or precision not in WISHES:
             raise ExportError(
                 f"--precision cannot be {item!r}; write PART=PRECISION with a part of {', '.join(get_args(PartName))} "
-                f"and a precision of {', '.join(get_args(Precision))}."
+                f"and a precision of {', '.join(WISHES)}."
             )
-        chosen[cast(PartName, name)] = cast(Precision, precision)
+        chosen[cast(PartName, name)] = cast(Wish, precision)
     return chosen
 
 
-def engine_options(options: argparse.Namespace) -> Options | None:
-    """How engines are to be built, or None for ONNX files. Raises ExportError for what the target does not have."""
+def target(options: argparse.Namespace) -> Literal["onnx", "openvino"] | Options:
+    """The target, with how engines are to be built. Raises ExportError for what the target does not have."""
     given = [flag for flag, target in _TARGETS_OF_FLAG.items() if getattr(options, flag) not in (None, False, "")]
     for flag in given:
         if options.target not in _TARGETS_OF_FLAG[flag]:
@@ -98,8 +103,10 @@ def engine_options(options: argparse.Namespace) -> Options | None:
                 f"--{flag.replace('_', '-')} is for --target {' and '.join(_TARGETS_OF_FLAG[flag])}, not for "
                 f"{options.target}; leave it out."
             )
-    if options.target == "onnx":
-        return None
+    if options.samples < 1:
+        raise ExportError(f"--samples cannot be {options.samples}; give at least 1, or leave it out.")
+    if options.target in ("onnx", "openvino"):
+        return cast(Literal["onnx", "openvino"], options.target)
     if options.workspace_mb is not None and options.workspace_mb < 1:
         raise ExportError(f"--workspace-mb cannot be {options.workspace_mb} MB; give at least 1, or leave it out.")
     return Options(
@@ -134,9 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
     parser.add_argument(
         "--target",
-        choices=["onnx", *_ENGINES],
+        choices=["onnx", "openvino", *_ENGINES],
         default="onnx",
-        help="what the parts become: ONNX files for the CPU, or engines for a GPU (default: %(default)s)",
+        help="what the parts become: ONNX files or OpenVINO models for the CPU, or engines for a GPU "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--corpora",
@@ -149,9 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         default="",
         metavar="PART=PRECISION,…",
-        help=f"per part {', '.join(get_args(Precision))} "
+        help=f"per part {', '.join(WISHES)}, which is the fastest that agrees with the trained part "
         f"(default: {', '.join(f'{name}={precision}' for name, precision in bundle.PRECISIONS.items())}; "
-        "engines: fp16)",
+        "openvino: auto; engines: fp16)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=COUNT, metavar="N", help="real inputs to compare on (default: %(default)s)"
     )
     parser.add_argument(
         "--licences", type=Path, metavar="DIR", help="folder with licence texts (.txt) of converted pretrained weights"

@@ -87,6 +87,17 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
+def memory_gb_per_s(megabytes: int = 256, repeats: int = 5) -> float:
+    """How fast this machine reads a large array from memory: 10^9 bytes a second."""
+    numbers = torch.ones(megabytes * 250_000)
+    spent = []
+    for _ in range(repeats + 1):
+        started = perf_counter()
+        numbers.sum()
+        spent.append(perf_counter() - started)
+    return megabytes / 1000 / median(spent[1:])
+
+
 def peak_gflops(size: int = 2048, repeats: int = 5) -> float:
     """What this machine reaches in a large float32 matrix product: 10^9 multiplications and additions a second."""
     a, b = torch.rand(size, size), torch.rand(size, size)

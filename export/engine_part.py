@@ -1,10 +1,11 @@
 """One part: PyTorch module -> TensorRT engine, compared with the module on real inputs."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from typing import cast, get_args
 
 import onnx
 from onnx import ModelProto
@@ -12,6 +13,8 @@ from onnx import ModelProto
 from export import parity
 from export.emulation import emulated
 from export.errors import ExportError
+from export.explicit import Eight, explicit
+from export.lean import lean
 from export.onnx import OPSET, to_onnx
 from export.part import Plan, compared
 from export.profiles import Profile, profiles
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 # Attention is one operator from opset 23 on, which TensorRT takes in half precision and with usual head sizes only.
 # The fusion's heads may have any size, and its attention is over one step, so taking it apart costs nothing.
 OPSET_APART = 20
+# How precisions name what export/explicit.py does. The rest of such an engine computes in half precision.
+EIGHTS: Mapping[str, Eight] = {"int8-static": "int8", "fp8": "fp8"}
+FP8_SINCE = (8, 9)
 
 
 def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, options: Options) -> Part:
@@ -36,7 +42,9 @@ def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, opt
     """
     kind = arithmetic(plan.name, precision)
     opset = OPSET_APART if kind == "fp32" or plan.name == "fusion" else OPSET
-    model = typed(to_onnx(plan.module, plan.signature, plan.example, opset), kind)
+    model = typed(to_onnx(lean(plan.module), plan.signature, plan.example, opset), kind)
+    if precision in EIGHTS:
+        model = explicit(model, EIGHTS[precision], plan.calibration())
     content, engine = builder.build(model, profiles_of(plan), plan.name)
     path = folder / f"{plan.name}.engine"
     path.write_bytes(content)
@@ -62,13 +70,29 @@ def profiles_of(plan: Plan) -> tuple[Profile, ...]:
     return profiles(plan.signature.inputs, {name: value.shape for name, value in plan.example.items()})
 
 
-def arithmetic(name: str, precision: Precision) -> Arithmetic:
-    """What an engine's products compute in. Raises ExportError for a precision that engines do not have."""
-    if precision in ("int8", "int8-dynamic"):
+def arithmetic(name: str, precision: str) -> Arithmetic:
+    """What an engine computes in wherever it does not in eight bits.
+
+    Raises ExportError for a precision that engines do not have.
+    """
+    if precision in EIGHTS:
+        return "fp16"
+    if precision not in get_args(Arithmetic):
         raise ExportError(
-            f"TensorRT engines are built in fp32, fp16 or bf16, not in {precision}; choose --precision {name}=fp16."
+            f"TensorRT engines are built in {', '.join([*get_args(Arithmetic), *EIGHTS])}, not in {precision}; "
+            f"choose --precision {name}=fp16."
         )
-    return cast(Literal["fp32", "fp16", "bf16"], precision)
+    return cast(Arithmetic, precision)
+
+
+def demand_fp8(name: str, capabilities: Sequence[str]) -> None:
+    """Raises ExportError where engines are to run on GPUs, of such compute capabilities, that have no fp8."""
+    lacking = [capability for capability in capabilities if tuple(map(int, capability.split("."))) < FP8_SINCE]
+    if lacking:
+        raise ExportError(
+            f"fp8 needs GPUs of compute capability 8.9 or more, and the {name} part would be for "
+            f"{', '.join(lacking)} too; name newer ones with --compute-capability, or choose {name}=int8-static."
+        )
 
 
 def _weights(model: ModelProto, path: Path) -> Document:

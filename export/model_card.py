@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from telme.bundle import Manifest
+from telme.bundle import Backend, Manifest
 
 # What a reader must know about each corpus to judge weights that were trained on it.
 CORPORA = {
@@ -29,8 +29,13 @@ except for medical or safety reasons (Article 5(1)(f)), treats other uses as hig
 deploys it to tell the people concerned (Article 50(3)). Do not decide anything about a person by its answers.
 """
 
-STORED = "fp16 and int8 are how weights are stored; arithmetic is float32."
-COMPUTED = "The parts are TensorRT engines: products in the precision given, norms and sums in float32."
+_ENGINES = "The parts are TensorRT engines: products in the precision given, norms and sums in float32."
+ARITHMETIC: dict[Backend, str] = {
+    "onnxruntime": "fp16 and int8 are how weights are stored; arithmetic is float32.",
+    "openvino": "OpenVINO multiplies in the precision given where the CPU can, and in float32 elsewhere.",
+    "tensorrt": _ENGINES,
+    "tensorrt-rtx": _ENGINES,
+}
 
 LIMITS = """\
 ## What it is bad at
@@ -80,7 +85,7 @@ def write(manifest: Manifest) -> str:
             "## Parts",
             "Agreement is with the trained PyTorch modules, measured at export on real inputs: largest error of a "
             "logit, smallest cosine of an utterance vector, and share of items with the same emotion. "
-            + (STORED if manifest.parts.text.engine is None else COMPUTED),
+            + ARITHMETIC[manifest.parts.text.backend],
             "",
             *_table(("part", "precision", "MB", "items", "max error", "min cosine", "same emotion"), _parts(manifest)),
             "",

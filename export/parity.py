@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.errors import ExportError
+from export.errors import StrayError
 from telme.bundle import Parity, Precision
 from telme.runtime.model import Float32
 
@@ -24,6 +24,8 @@ LIMITS: dict[Precision, Limits] = {
     "bf16": Limits(0.99, 0.95),
     "int8": Limits(0.99, 0.95),
     "int8-dynamic": Limits(0.97, 0.90),
+    "int8-static": Limits(0.99, 0.95),
+    "fp8": Limits(0.99, 0.95),
 }
 
 
@@ -50,13 +52,14 @@ def compare(reference: Sequence[Answer], exported: Sequence[Answer]) -> Parity:
 
 
 def demand(part: str, precision: Precision, parity: Parity) -> None:
-    """Raises ExportError when a part falls short of the limits for its precision."""
+    """Raises StrayError when a part falls short of the limits for its precision."""
     limits = LIMITS[precision]
     if parity.min_cosine < limits.min_cosine or parity.argmax_agreement < limits.argmax_agreement:
-        raise ExportError(
+        raise StrayError(
             f"The {part} part in {precision} strays from the trained one: cosine {parity.min_cosine:.4f} (at least "
             f"{limits.min_cosine}), same emotion on {parity.argmax_agreement:.1%} of {parity.items} items (at least "
-            f"{limits.argmax_agreement:.0%}); choose another --precision for {part}, such as {part}=fp16."
+            f"{limits.argmax_agreement:.0%}); choose another --precision for {part}, such as {part}=fp16.",
+            parity,
         )
 
 

@@ -1,15 +1,18 @@
 """One part: PyTorch module -> ONNX file, compared with the module on real inputs."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import onnx
+from onnx import ModelProto
 from torch import nn
 
-from export import parity
+from export import parity, static
+from export.lean import lean
 from export.onnx import Signature, to_onnx
 from export.parity import Answer
 from export.precision import convert
@@ -30,6 +33,7 @@ class Plan:
 
     example: inputs to trace the module with.
     ask: what the part says of the samples, when a given model computes for at most so many of them at once.
+    calibration: inputs of single utterances, other ones than the samples; at least one.
     """
 
     name: PartName
@@ -37,16 +41,29 @@ class Plan:
     signature: Signature
     example: dict[str, Array]
     ask: Callable[[Model, int], Sequence[Answer]]
+    calibration: Callable[[], Sequence[Mapping[str, Array]]]
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The module as ONNX. Raises ExportError when it cannot be exported."""
+        return to_onnx(lean(self.module), self.signature, self.example)
+
+    @cached_property
+    def trained_answers(self) -> Sequence[Answer]:
+        """What the module itself says, of one item at a time."""
+        return self.ask(TorchModel(self.module, self.signature), 1)
 
 
 def export(plan: Plan, precision: Precision, folder: Path) -> Part:
     """Write `folder`/<name>.onnx.
 
     The module answers one item at a time and the file as many as the runtime gives it, so that padding is judged too.
-    Raises ExportError when the module cannot be exported, or the result strays from it.
+    Raises ExportError when the module cannot be exported, StrayError when the result strays from it.
     """
     path = folder / f"{plan.name}.onnx"
-    onnx.save(convert(to_onnx(plan.module, plan.signature, plan.example), precision), path)
+    static_int8 = precision == "int8-static"
+    model = static.quantized(plan.model, plan.calibration()) if static_int8 else convert(plan.model, precision)
+    onnx.save(model, path)
     part = Part(
         file=path.name,
         sha256=sha256_of(path),
@@ -62,13 +79,12 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
 
 def compared(plan: Plan, model: Model, part: Part) -> Parity:
     """How well `model` answers as the module does."""
-    agreement = parity.compare(
-        plan.ask(TorchModel(plan.module, plan.signature), 1), plan.ask(model, batch_max(part.precision))
-    )
+    agreement = parity.compare(plan.trained_answers, plan.ask(model, batch_max(part.precision)))
     log.info(
-        "%s in %s: %.2f MB, logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
+        "%s in %s on %s: %.2f MB, logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
         plan.name,
         part.precision,
+        part.backend,
         part.bytes / 1e6,
         agreement.max_abs_error,
         agreement.min_cosine,

@@ -18,7 +18,7 @@ from telme.features.text import Prompter
 from telme.features.video import VideoFeatures
 from telme.runtime.encoders import AudioEncoder, Encoded, Encoder, TextEncoder, VisualEncoder
 from telme.runtime.fusion import Encodings, Fusion
-from telme.runtime.model import Model
+from telme.runtime.model import Array, Model
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -27,8 +27,11 @@ F = TypeVar("F")
 TRACED = 4
 
 
-def plans(trained: Trained, samples: Samples, video: VideoFeatures) -> list[Plan]:
-    """One plan per part. Encoders are asked about the samples, the fusion about what the trained encoders say."""
+def plans(trained: Trained, samples: Samples, video: VideoFeatures, calibration: Callable[[], Samples]) -> list[Plan]:
+    """One plan per part. Encoders are asked about the samples, the fusion about what the trained encoders say.
+
+    calibration: other samples, from which the ranges of activations are known; called where they are needed.
+    """
     specifications = trained.specifications
     prompter = Prompter(specifications.text, trained.tokenizer)
     speech = AudioFeatures(specifications.audio)
@@ -44,7 +47,12 @@ def plans(trained: Trained, samples: Samples, video: VideoFeatures) -> list[Plan
 
     encoders = (
         _encoder(
-            "text", trained.text, signatures.text(specifications.text, trained.text.dimensions), text, samples.text
+            "text",
+            trained.text,
+            signatures.text(specifications.text, trained.text.dimensions),
+            text,
+            samples.text,
+            lambda: calibration().text,
         ),
         _encoder(
             "audio",
@@ -52,6 +60,7 @@ def plans(trained: Trained, samples: Samples, video: VideoFeatures) -> list[Plan
             signatures.audio(specifications.audio, trained.audio.dimensions),
             audio,
             samples.audio,
+            lambda: calibration().audio,
         ),
         _encoder(
             "visual",
@@ -59,6 +68,7 @@ def plans(trained: Trained, samples: Samples, video: VideoFeatures) -> list[Plan
             signatures.visual(specifications.visual, trained.visual.dimensions),
             visual,
             samples.frames,
+            lambda: calibration().frames,
         ),
     )
     return [plan for plan, _ in encoders] + [_fusion(trained, *(said for _, said in encoders))]
@@ -70,6 +80,7 @@ def _encoder(
     signature: Signature,
     build: Callable[[Model, int], Encoder[R, F]],
     raws: Sequence[R],
+    others: Callable[[], Sequence[R]],
 ) -> tuple[Plan, Sequence[Encoded]]:
     """The plan, and what the trained module says of the samples."""
     trained = build(TorchModel(module, signature), 1)
@@ -79,8 +90,11 @@ def _encoder(
         said = build(model, batch).encode(raws)
         return [Answer(encoded.vector, encoded.logits) for encoded in said if encoded is not None]
 
+    def calibration() -> list[dict[str, Array]]:
+        return [trained.collate([item]) for raw in others() if (item := trained.extract(raw)) is not None]
+
     said = [encoded for encoded in trained.encode(raws) if encoded is not None]
-    return Plan(name, module, signature, trained.collate(features), ask), said
+    return Plan(name, module, signature, trained.collate(features), ask, calibration), said
 
 
 def _fusion(trained: Trained, text: Sequence[Encoded], audio: Sequence[Encoded], visual: Sequence[Encoded]) -> Plan:
@@ -99,5 +113,9 @@ def _fusion(trained: Trained, text: Sequence[Encoded], audio: Sequence[Encoded],
     def ask(model: Model, batch: int) -> list[Answer]:
         return [Answer(logits, logits) for logits in fusion(model, batch).logits(items)]
 
-    example = fusion(TorchModel(trained.fusion, signature), 1).collate(items[:TRACED])
-    return Plan("fusion", trained.fusion, signature, example, ask)
+    collate = fusion(TorchModel(trained.fusion, signature), 1).collate
+
+    def calibration() -> list[dict[str, Array]]:
+        return [collate([item]) for item in items]
+
+    return Plan("fusion", trained.fusion, signature, collate(items[:TRACED]), ask, calibration)

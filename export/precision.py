@@ -19,8 +19,8 @@ from telme.bundle import Precision
 
 Float32 = npt.NDArray[np.float32]
 
-# Biases, norms and positions of short models stay as they are: they weigh little and err much.
 SMALLEST_WEIGHT = 4096
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass
@@ -35,15 +35,16 @@ def convert(model: ModelProto, precision: Precision) -> ModelProto:
     """The same model with another precision; `model` itself is left alone.
 
     fp32 gives an equal copy. int8-dynamic also turns matrix products into int8 ones.
-    Raises ValueError for bf16, which is for engines.
+    Raises ValueError for bf16, which ONNX Runtime does not compute in, and for int8-static and fp8, which need
+    real inputs.
     """
     match precision:
         case "fp32":
             return _copy(model)
         case "fp16":
             return _store(_copy(model), _half)
-        case "bf16":
-            raise ValueError("bf16 is for engines")
+        case "bf16" | "int8-static" | "fp8":
+            raise ValueError(f"weights alone do not make {precision}")
         case "int8":
             return _store(_embeddings_by_row(_copy(model)), _eight_bits)
         case "int8-dynamic":
@@ -72,7 +73,7 @@ def _store(model: ModelProto, replace: Callable[[TensorProto, Sequence[NodeProto
     nodes: list[NodeProto] = []
     for weight in graph.initializer:
         readers = [node for node in graph.node if weight.name in node.input]
-        if _is_large(weight) and readers and all(_reads_weight(node, weight.name) for node in readers):
+        if is_large(weight) and readers and all(_reads_weight(node, weight.name) for node in readers):
             replacement = replace(weight, readers)
             tensors += replacement.tensors
             nodes += replacement.nodes
@@ -90,7 +91,7 @@ def _half(weight: TensorProto, readers: Sequence[NodeProto]) -> _Replacement:
 
 
 def _eight_bits(weight: TensorProto, readers: Sequence[NodeProto]) -> _Replacement:
-    axis = _channel_axis(readers[0], len(weight.dims))
+    axis = channel_axis(readers[0], len(weight.dims))
     values, scales = quantized(numpy_helper.to_array(weight), axis)
     tensors = [
         numpy_helper.from_array(values, f"{weight.name}.int8"),
@@ -110,7 +111,7 @@ def quantized(values: Float32, axis: int) -> tuple[npt.NDArray[np.int8], Float32
 def _embeddings_by_row(model: ModelProto) -> ModelProto:
     """Keep embedding tables in int8 at run time too: look rows up first, scale them after."""
     graph = model.graph
-    tables = {tensor.name: tensor for tensor in graph.initializer if _is_large(tensor)}
+    tables = {tensor.name: tensor for tensor in graph.initializer if is_large(tensor)}
     tensors = list(graph.initializer)
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -136,10 +137,9 @@ def _embeddings_by_row(model: ModelProto) -> ModelProto:
     return model
 
 
-def _is_large(tensor: TensorProto) -> bool:
-    return (
-        tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2 and int(np.prod(tensor.dims)) >= SMALLEST_WEIGHT
-    )
+def is_large(tensor: TensorProto) -> bool:
+    """Whether there is something to save: biases, norms and positions weigh little and err much."""
+    return tensor.data_type in FLOATS and len(tensor.dims) >= 2 and int(np.prod(tensor.dims)) >= SMALLEST_WEIGHT
 
 
 def _reads_weight(node: NodeProto, name: str) -> bool:
@@ -148,7 +148,8 @@ def _reads_weight(node: NodeProto, name: str) -> bool:
     return any(node.input[place] == name for place in places)
 
 
-def _channel_axis(node: NodeProto, dimensions: int) -> int:
+def channel_axis(node: NodeProto, dimensions: int) -> int:
+    """The axis of output channels of the weight that a node reads."""
     match node.op_type:
         case "Conv" | "Gather":
             return 0

@@ -10,7 +10,7 @@ import numpy as np
 from export.errors import ExportError
 from telme.bundle import VisualSpec
 from telme.corpora import fer2013, meld, ravdess, waveforms
-from telme.corpora.records import CorpusError
+from telme.corpora.records import CorpusError, Split
 from telme.corpora.waveforms import WaveformError
 from telme.features.text import Turn
 from telme.features.video import fit_square
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Samples:
-    """As many utterances of each modality; none of them was trained on.
+    """As many utterances of each modality.
 
     text: dialogues that end with the utterance. audio: (n,) float32, 16 kHz. frames: prepared frames.
     """
@@ -33,20 +33,21 @@ class Samples:
     frames: Sequence[Sequence[Frame]]
 
     @classmethod
-    def read(cls, corpora: Path, visual: VisualSpec, count: int = COUNT) -> Self:
-        """`count` evenly spaced items of the held-out part of each corpus.
+    def read(cls, corpora: Path, visual: VisualSpec, count: int = COUNT, split: Split = "dev") -> Self:
+        """`count` evenly spaced items of one part of each corpus.
 
         corpora: holds meld/, ravdess/ and fer2013/.
+        split: dev, which is held out, to compare on; train, to find the ranges of activations.
         Raises ExportError when one cannot be read.
         """
         try:
-            dialogues = meld.load(corpora / "meld").split("dev")
+            dialogues = meld.load(corpora / "meld").split(split)
             speech = [
                 waveforms.read(clip.audio)
-                for clip in _spread(ravdess.load(corpora / "ravdess").split("dev"), count)
+                for clip in _spread(ravdess.load(corpora / "ravdess").split(split), count)
                 if clip.audio is not None
             ]
-            faces, _ = fer2013.load(corpora / "fer2013").split("dev")
+            faces, _ = fer2013.load(corpora / "fer2013").split(split)
         except (CorpusError, WaveformError) as error:
             raise ExportError(f"The real inputs that an export is compared on cannot be read: {error}") from error
         pictures = [

@@ -54,7 +54,10 @@ class Options:
 
 
 class Builder:
-    """Builds engines on this machine."""
+    """Builds engines on this machine.
+
+    capabilities: of the GPUs that they are for, as in "8.9".
+    """
 
     def __init__(self, options: Options) -> None:
         """Raises ExportError where the library is not installed, the GPU is missing, or options exclude each other."""
@@ -64,7 +67,7 @@ class Builder:
             self._gpu = _needed_gpu(options)
         except UnfitError as error:
             raise ExportError(str(error)) from error
-        self._capabilities = _capabilities(self._library, options, self._gpu)
+        self.capabilities = _capabilities(self._library, options, self._gpu)
 
     @property
     def has_gpu(self) -> bool:
@@ -95,7 +98,7 @@ class Builder:
         engine = Engine(
             version=self._library.__version__,
             gpu=self._gpu.name if self._gpu else None,
-            compute_capabilities=self._capabilities,
+            compute_capabilities=self.capabilities,
             hardware=self._hardware(),
             version_compatible=self._options.version_compatible,
             profiles=tuple(profiles),
@@ -116,8 +119,8 @@ class Builder:
             config.set_flag(library.BuilderFlag.STRIP_PLAN)
             config.set_flag(library.BuilderFlag.REFIT_IDENTICAL)
         if options.flavour == "tensorrt-rtx":
-            config.num_compute_capabilities = len(self._capabilities)
-            for place, capability in enumerate(self._capabilities):
+            config.num_compute_capabilities = len(self.capabilities)
+            for place, capability in enumerate(self.capabilities):
                 config.set_compute_capability(_known_capabilities(library)[capability], place)
             return config
         if options.version_compatible:

@@ -8,7 +8,7 @@ import hashlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,10 +25,13 @@ FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]*$", descrip
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # How weights are stored and computed with. For ONNX Runtime fp16 and int8 are storage only: the arithmetic is float32.
 # int8-dynamic also multiplies in int8, with scales taken from each call's activations.
-# A TensorRT engine multiplies in fp16 or bf16, and keeps norms and sums in float32.
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic"]
+# int8-static too, with scales fixed at export, from real inputs.
+# OpenVINO multiplies in bf16 where the CPU has it, and scales what meets an int8 weight in groups of 32 values.
+# A TensorRT engine multiplies in fp16 or bf16, by large weights in int8-static or fp8 (E4M3) too, and keeps norms and
+# sums in float32.
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-static", "fp8"]
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
-Backend = Literal["onnxruntime", Flavour]
+Backend = Literal["onnxruntime", "openvino", Flavour]
 Hardware = Literal["none", "same_compute_capability", "ampere_plus"]
 
 
@@ -197,6 +200,15 @@ class Engine(_Model):
     weights: Document | None = Field(None, description="that ONNX model, where the engine has no weights of its own")
 
 
+class Trial(_Model):
+    """A way to compute a part that was tried at export."""
+
+    backend: Backend
+    precision: Precision
+    parity: Parity
+    median_ms: float | None = Field(None, description="of one real input; null: it strayed too far to be timed")
+
+
 class Part(_Model):
     """One model file. A part without `parity` was not made here but taken over, as the face detector is."""
 
@@ -209,12 +221,23 @@ class Part(_Model):
     outputs: tuple[Tensor, ...] = ()
     parity: Parity | None = None
     engine: Engine | None = None
+    weights: Document | None = Field(None, description="of an OpenVINO model, whose `file` holds the graph alone")
+    trials: tuple[Trial, ...] = Field((), description="what was chosen from, where export chose by itself")
 
     @model_validator(mode="after")
-    def _engine_or_onnx(self) -> Self:
-        if (self.engine is None) != (self.backend == "onnxruntime"):
-            raise ValueError(f"engine must {'not be' if self.engine else 'be'} given for backend {self.backend}")
+    def _fits_backend(self) -> Self:
+        for name, backends in (("engine", get_args(Flavour)), ("weights", ("openvino",))):
+            given = getattr(self, name) is not None
+            if given != (self.backend in backends):
+                raise ValueError(f"{name} must {'not be' if given else 'be'} given for backend {self.backend}")
         return self
+
+    def documents(self) -> Iterator[Document]:
+        """The files that travel along with this one."""
+        if self.weights is not None:
+            yield self.weights
+        if self.engine is not None and self.engine.weights is not None:
+            yield self.engine.weights
 
 
 class Parts(_Model):
@@ -351,8 +374,8 @@ class Bundle:
             raise BundleError(_complaint(folder / MANIFEST, error)) from error
         for name, part in manifest.parts.named():
             verify(folder, f"{name} part", part.file, part.sha256)
-            if part.engine and part.engine.weights:
-                verify(folder, f"{name} part's weights", part.engine.weights.file, part.engine.weights.sha256)
+            for document in part.documents():
+                verify(folder, f"{name} part's weights", document.file, document.sha256)
         verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256, TOKENIZER_BYTES_MAX)
         for document in manifest.documents:
             verify(folder, "document", document.file, document.sha256)

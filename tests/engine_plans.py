@@ -78,4 +78,5 @@ def _plan(name: PartName, module: nn.Module, signature: Signature, example: dict
             for vector, logits in zip(found.get("vector", found["logits"]), found["logits"], strict=True)
         ]
 
-    return Plan(name, module, signature, example, ask)
+    rows = [{key: value[row : row + 1] for key, value in example.items()} for row in range(4)]
+    return Plan(name, module, signature, example, ask, lambda: rows)

@@ -25,6 +25,11 @@ class Data2VecEncoder(nn.Module):
 
         Returns hidden states (B, T', width) and their mask (B, T').
         """
+        hidden, mask = self.until_last(features, mask)
+        return self.model.encoder.layers[-1](hidden, attention_mask=_attend(hidden, mask)), mask
+
+    def until_last(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layer reads, with the arguments and results of `forward`."""
         encoder = self.model.encoder
         hidden, _ = self.model.feature_projection(self.model.feature_extractor(features).transpose(1, 2))
         mask = self._frame_mask(mask)
@@ -34,9 +39,8 @@ class Data2VecEncoder(nn.Module):
         for layer in encoder.pos_conv_embed.layers:
             positions = layer(positions.transpose(1, 2)).transpose(1, 2) * keep
         hidden = encoder.dropout(encoder.layer_norm(hidden + positions))
-        # Every query gets a row of its own: ONNX Runtime's attention does not broadcast the mask over queries.
-        attend = (1 - keep).transpose(1, 2)[:, None].expand(-1, -1, mask.shape[1], -1) * torch.finfo(keep.dtype).min
-        for layer in encoder.layers:
+        attend = _attend(hidden, mask)
+        for layer in encoder.layers[:-1]:
             hidden = layer(hidden, attention_mask=attend)
         return hidden, mask
 
@@ -45,3 +49,10 @@ class Data2VecEncoder(nn.Module):
         for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True):
             mask = mask[:, kernel - 1 :: stride]
         return mask
+
+
+def _attend(hidden: Tensor, mask: Tensor) -> Tensor:
+    """What is added to the scores (B, 1, T', T') of attention: 0 for real frames, the least number for others."""
+    hidden_frames = (~mask).to(hidden.dtype) * torch.finfo(hidden.dtype).min
+    # Every query gets a row of its own: ONNX Runtime's attention does not broadcast the mask over queries.
+    return hidden_frames[:, None, None].expand(-1, -1, mask.shape[1], -1)

@@ -96,12 +96,16 @@ class Clip(nn.Module):
         self.frames: int = network.config.num_frames
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """frames: (B, N, channels, H, W). mask: (B, N). Returns the class token's last state (B, width).
+        """frames: (B, N, channels, H, W). mask: (B, N). Returns the class token's last state (B, width)."""
+        hidden: Tensor = self.network(self.repeated(frames, mask)).last_hidden_state
+        return hidden[:, 0]
 
-        The network wants a fixed number of frames: the last real one is repeated to reach it.
+    def repeated(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """The network wants a fixed number of frames: the last real one is repeated to reach it.
+
+        Returns (B, frames, channels, H, W).
         """
         last = mask.sum(dim=1, keepdim=True).long().clamp(min=1) - 1  # (B, 1)
         places = torch.minimum(torch.arange(self.frames, device=frames.device), last)  # (B, frames)
         rows = torch.arange(frames.shape[0], device=frames.device)[:, None]
-        hidden: Tensor = self.network(frames[rows, places]).last_hidden_state
-        return hidden[:, 0]
+        return frames[rows, places]

@@ -1,25 +1,37 @@
-"""Whether this machine can run a bundle's engines, and what rebuilds them where it cannot."""
+"""Whether this machine can run a bundle's parts, and what mends it where it cannot."""
 
 from telme.bundle import Bundle, Engine, Flavour, UnfitError
-from telme.runtime import gpu, tensorrt_library
+from telme.runtime import gpu, openvino, tensorrt_library
 from telme.runtime.gpu import Gpu
 
 
 def demand(bundle: Bundle) -> None:
     """Raises UnfitError unless every engine of the bundle was built for this GPU and this TensorRT.
 
-    Without engines there is nothing to demand.
+    Of parts for OpenVINO, it must be installed. ONNX files run everywhere.
     """
     for name, part in bundle.manifest.parts.named():
-        if part.engine is None or part.backend == "onnxruntime":
-            continue
-        try:
-            version: str = tensorrt_library.load(part.backend).__version__
-            complaint = complaint_about(part.engine, part.backend, version, gpu.find())
-        except UnfitError as error:
-            raise UnfitError(f"{bundle.folder} needs {part.backend}: {error}") from error
-        if complaint:
-            raise UnfitError(f"The {name} part of {bundle.folder} {complaint}; {rebuild(bundle, part.backend)}.")
+        if part.backend == "openvino":
+            _demand_openvino(bundle)
+        elif part.backend != "onnxruntime" and part.engine is not None:
+            _demand_engine(bundle, name, part.engine, part.backend)
+
+
+def _demand_engine(bundle: Bundle, name: str, engine: Engine, flavour: Flavour) -> None:
+    try:
+        version: str = tensorrt_library.load(flavour).__version__
+        complaint = complaint_about(engine, flavour, version, gpu.find())
+    except UnfitError as error:
+        raise UnfitError(f"{bundle.folder} needs {flavour}: {error}") from error
+    if complaint:
+        raise UnfitError(f"The {name} part of {bundle.folder} {complaint}; {rebuild(bundle, flavour)}.")
+
+
+def _demand_openvino(bundle: Bundle) -> None:
+    try:
+        openvino.load()
+    except UnfitError as error:
+        raise UnfitError(f"{bundle.folder} needs OpenVINO: {error}") from error
 
 
 def rebuild(bundle: Bundle, flavour: Flavour) -> str:

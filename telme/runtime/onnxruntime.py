@@ -24,8 +24,9 @@ class OnnxModel:
         options.log_severity_level = 3
         # Waiting threads sleep: they share the cores with capture and transcription.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Weights that are stored in int8 become float32 once, at load, not at every call.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Weights that are merely stored in int8 become float32 once, at load, not at every call.
+        stored = part.precision != "int8-static"
+        options.add_session_config_entry("session.disable_quant_qdq", str(int(stored)))
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no narrower common base

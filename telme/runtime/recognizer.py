@@ -17,13 +17,11 @@ from telme.features.faces import FaceDetector
 from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.labels import valence_arousal
-from telme.runtime import fit
+from telme.runtime import backends, fit
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
 from telme.runtime.fusion import STUDENTS, Encodings, Fusion
 from telme.runtime.model import Float32, Model
-from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognition import Recognition
-from telme.runtime.tensorrt import TensorRtModel
 
 BACKENDS = ("auto", *get_args(Backend))
 Float64 = npt.NDArray[np.float64]
@@ -90,8 +88,7 @@ class Recognizer:
         fit.demand(bundle)
 
         def model(part: Part) -> Model:
-            path = bundle.path(part)
-            return OnnxModel(path, part, threads) if part.engine is None else TensorRtModel(path, part)
+            return backends.load(bundle.path(part), part, threads)
 
         parts = manifest.parts
         models = {

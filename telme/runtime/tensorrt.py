@@ -42,7 +42,7 @@ class TensorRtModel:
         workers: calls that may run at the same time; others wait.
         Raises UnfitError when this machine cannot run the engine.
         """
-        if part.engine is None or part.backend == "onnxruntime":
+        if part.engine is None or part.backend == "onnxruntime" or part.backend == "openvino":
             raise ValueError(f"{path} is no engine")
         library = tensorrt_library.load(part.backend)
         device = gpu.device()
