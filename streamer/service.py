@@ -38,6 +38,7 @@ from streamer.vad import make_detector
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
 from streamer.voices import VoiceReader
+from telme import hub
 from telme.bundle import COMPACT, Bundle, UnfitError
 from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
@@ -114,13 +115,13 @@ def open_bundle(recognition: Recognition) -> Bundle:
 
     Raises UnfitError where no fallback is wanted, BundleError where a bundle is damaged.
     """
-    bundle = Bundle.open(recognition.bundle or COMPACT)
+    bundle = hub.open_bundle(recognition.bundle or COMPACT)
     try:
         fit.demand(bundle)
     except UnfitError as error:
         if recognition.fallback is None:
             raise
-        bundle = Bundle.open(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
+        bundle = hub.open_bundle(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
         fit.demand(bundle)
         logger.warning("running %s instead: %s", bundle.folder, error)
     return bundle
