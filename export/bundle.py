@@ -1,13 +1,12 @@
 """A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 
 from export import engine_part, model_card, part
+from export.aside import aside
 from export.errors import ExportError
 from export.part import PartName, Plan
 from export.plans import plans
@@ -69,7 +68,9 @@ def export(
     chosen = {**(PRECISIONS if engines is None else ENGINE_PRECISIONS), **(precisions or {})}
     make = _onnx_maker(chosen) if engines is None else _engine_maker(engines, chosen)
     trained = Trained.read(run)
-    with _aside(output) as folder:
+    if output.exists() and not _may_replace(output):
+        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
+    with aside(output, "the bundle") as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
         samples = Samples.read(corpora, trained.specifications.visual)
@@ -156,34 +157,5 @@ def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-@contextmanager
-def _aside(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place at the end, and leaves no trace if something fails."""
-    if output.exists() and not _may_replace(output):
-        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
-    folder: Path | None = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        folder.chmod(0o755)
-        yield folder
-        _replace(folder, output)
-    except OSError as error:
-        raise ExportError(
-            f"Cannot write the bundle {output} ({error.strerror}); make room or choose another --output."
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _may_replace(output: Path) -> bool:
     return output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
-
-
-def _replace(folder: Path, output: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    if output.exists():
-        output.rename(old)
-    folder.rename(output)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,18 +9,20 @@ from typing import cast, get_args
 
 from rich.logging import RichHandler
 
-from export import authors, bundle, speaker_encoder
+from export import authors, bundle, speaker_encoder, triton
 from export.errors import ExportError
 from export.part import PartName
 from export.releases import RELEASES
 from export.tensorrt import Options
-from telme.bundle import Flavour, Hardware, Precision
+from telme.bundle import BundleError, Flavour, Hardware, Precision
+from telme.hub import on_hub, open_bundle
 from telme.training.face_detector import SOURCE
 
 log = logging.getLogger(__name__)
 
 IMPORT = "import-authors"
 SPEAKER = "speaker-encoder"
+TRITON = "triton"
 _ENGINES = get_args(Flavour)
 _TARGETS_OF_FLAG = {
     "compute_capability": ("tensorrt-rtx",),
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
         run(options)
-    except ExportError as error:
+    except (ExportError, BundleError) as error:
         sys.stderr.write(f"telme-export: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -52,8 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
+    if options.target == TRITON:
+        _write_repository(options)
+        return
+    if on_hub(options.source):
+        raise ExportError(f"{options.source} is a bundle, whose weights are already rounded; give a run folder.")
     made = bundle.export(
-        options.run,
+        Path(options.source),
         options.output,
         options.corpora,
         precisions=precisions(options.precision),
@@ -63,6 +70,15 @@ def _export(options: argparse.Namespace) -> None:
     )
     size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
     log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
+
+
+def _write_repository(options: argparse.Namespace) -> None:
+    engine_options(options)
+    if options.precision:
+        raise ExportError(f"--precision is for the export of a run, not for --target {TRITON}; leave it out.")
+    found = open_bundle(options.source)
+    triton.export(found, options.output)
+    log.info("model repository of %s written to %s; docs/triton.md says how it is served", found.folder, options.output)
 
 
 def _import_authors(options: argparse.Namespace) -> None:
@@ -98,7 +114,7 @@ def engine_options(options: argparse.Namespace) -> Options | None:
                 f"--{flag.replace('_', '-')} is for --target {' and '.join(_TARGETS_OF_FLAG[flag])}, not for "
                 f"{options.target}; leave it out."
             )
-    if options.target == "onnx":
+    if options.target not in _ENGINES:
         return None
     if options.workspace_mb is not None and options.workspace_mb < 1:
         raise ExportError(f"--workspace-mb cannot be {options.workspace_mb} MB; give at least 1, or leave it out.")
@@ -128,15 +144,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="telme-export",
         description=__doc__,
         epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights, `telme-export {SPEAKER} --help` "
-        "about telling people apart by voice.",
+        "about telling people apart by voice, `telme-export push --help` about model hubs.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
+    parser.add_argument(
+        "source",
+        metavar="RUN_FOLDER",
+        help=f"what telme-train has written: runs/<name>; for --target {TRITON} a bundle, or hf://org/name",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
     parser.add_argument(
         "--target",
-        choices=["onnx", *_ENGINES],
+        choices=["onnx", *_ENGINES, TRITON],
         default="onnx",
-        help="what the parts become: ONNX files for the CPU, or engines for a GPU (default: %(default)s)",
+        help="what the parts become: ONNX files for the CPU, engines for a GPU, or a bundle's parts a model repository "
+        "of Triton Inference Server (default: %(default)s)",
     )
     parser.add_argument(
         "--corpora",

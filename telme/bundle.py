@@ -317,7 +317,7 @@ class Manifest(_Model):
         for name, part in self.parts.named():
             yield f"{name} part", Document(file=part.file, sha256=part.sha256)
             if part.engine and part.engine.weights:
-                yield f"{name} part's weights", part.engine.weights
+                yield f"{name} part's weight file", part.engine.weights
         yield "tokenizer", Document(file=self.text.tokenizer, sha256=self.text.tokenizer_sha256)
         for document in self.documents:
             yield "document", document

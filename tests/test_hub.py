@@ -2,9 +2,7 @@
 
 import json
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import pytest
 import yaml
 from brokers import free_port
 from fake_hub import Hub, Repository
+from full_disk import files_of_at_most
 from streams import ACTED, ASR, command, environment
 
 from export.errors import ExportError
@@ -227,14 +226,8 @@ def test_a_connection_that_breaks_leaves_no_half_file(
 
 
 def test_a_disk_that_fills_up_half_way(pushed: Repository, small: Path) -> None:
-    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
-    try:
+    with files_of_at_most(5_000):
         message = refused(NAME)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        signal.signal(signal.SIGXFSZ, before)
     assert "File too large" in message
     assert open_bundle(NAME).manifest.name == "compact"
 
