@@ -197,9 +197,7 @@ def test_a_gpu_with_too_little_memory_to_build(
 
     monkeypatch.setattr(library.Builder, "build_serialized_network", out_of_memory)
     monkeypatch.setattr(Complaints, "reason", lambda _: "Requested amount of GPU memory could not be allocated")
-    with pytest.raises(
-        ExportError, match=r"the fusion part \(Requested amount of GPU memory.*--precision"
-    ):
+    with pytest.raises(ExportError, match=r"the fusion part \(Requested amount of GPU memory.*--precision"):
         builder.build(fusion, engine_part.profiles_of(plans()["fusion"]), "fusion")
 
 
