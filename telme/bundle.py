@@ -341,12 +341,16 @@ class Manifest(_Model):
 
 
 class Bundle:
-    """A bundle directory whose manifest was read and whose files were verified."""
+    """A bundle directory whose manifest was read and whose files were verified.
 
-    def __init__(self, folder: Path, manifest: Manifest, sha256: str) -> None:
+    address: its name on a model hub, where it was pulled from one.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, sha256: str, address: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256
+        self.address = address
 
     @classmethod
     def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str = REMEDY) -> Self:

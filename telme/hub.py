@@ -85,9 +85,9 @@ def pull(address: HubAddress) -> Bundle:
             )
         for _, document in manifest.files():
             hf_hub_download(address.repo, document.file, revision=folder.name)
-    bundle = Bundle.open(folder, links_into=cache, remedy=remedy)
-    log.info("%s is bundle %s, commit %s", address, bundle.manifest.name, folder.name)
-    return bundle
+    found = Bundle.open(folder, links_into=cache, remedy=remedy)
+    log.info("%s is bundle %s, commit %s", address, manifest.name, folder.name)
+    return Bundle(found.folder, found.manifest, found.sha256, str(address))
 
 
 @contextmanager

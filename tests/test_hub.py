@@ -23,6 +23,7 @@ from export.push_cli import main
 from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, sha256_of
 from telme.features.text import Turn
 from telme.hub import HubAddress, open_bundle
+from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
 
 NAME = "hf://anna/compact"
@@ -91,6 +92,12 @@ def test_a_bundle_is_pulled_by_name(hub: Hub, pushed: Repository) -> None:
     assert recognizer.bundle.sha256 == Bundle.open(COMPACT).sha256
     assert recognizer.recognize(text=[Turn("a", "I got the job!")]).emotion in recognizer.bundle.manifest.labels
     assert not any("optimizer.pt" in asked for asked in hub.asked)
+
+
+def test_engines_from_a_hub_are_rebuilt_beside_the_cache(pushed: Repository) -> None:
+    bundle = open_bundle(NAME)
+    assert bundle.address == NAME
+    assert "--output bundles/compact`" in fit.rebuild(bundle, "tensorrt")
 
 
 def test_what_is_cached_is_not_fetched_again(hub: Hub, pushed: Repository) -> None:
