@@ -53,7 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the command the corpora: it compares on random inputs."""
     monkeypatch.setattr(Samples, "read", lambda *_: None)
-    monkeypatch.setattr(exporter, "plans", lambda *_: plans().values())
+    made = plans().values()
+    monkeypatch.setattr(exporter, "plans", lambda *_: made)
 
 
 @pytest.fixture
