@@ -249,7 +249,7 @@ def _edit(run: Path, part: str, change: Callable[[dict[str, object]], object]) -
     [
         (_truncate_weights, "do not fit"),
         (_other_shapes, "do not fit"),
-        (_another_part, "do not fit"),
+        (_another_part, "holds the audio part of a model, not the visual part"),
         (_tensor_of_another_shape, "size mismatch"),
         (_other_labels, "differ in labels"),
         (_other_run, "differ in config"),
