@@ -47,6 +47,8 @@ $(VENV)/test.installed: $(VENV)/bin/python pyproject.toml constraints.txt tests/
 	$(PIP) --no-deps tensorrt-cu13-bindings
 	@# mqtt.js for the example in JavaScript, and the official schema of AsyncAPI documents.
 	npm install --silent --no-save --no-audit --prefix $(VENV)/node mqtt@5.16.0 @asyncapi/specs@6.11.1
+	@# Triton's protobuf schema. It asks for protobuf below 7, and works with 7; grpcio comes with tensorboard.
+	$(PIP) --no-deps tritonclient python-rapidjson
 	@touch $@
 
 clean:

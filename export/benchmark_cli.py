@@ -110,7 +110,9 @@ def _against(options: argparse.Namespace, recognizer: Recognizer, material: Mate
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="telme-bench", description=__doc__)
-    parser.add_argument("bundle", nargs="?", type=Path, default=COMPACT, help="folder (default: the one that ships)")
+    parser.add_argument(
+        "bundle", nargs="?", default=COMPACT, help="folder, or hf://org/name on a hub (default: the one that ships)"
+    )
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="what runs the parts (default: as the bundle says)"
     )

@@ -1,14 +1,13 @@
 """A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Literal, cast
 
 from export import choice, engine_part, model_card, openvino_part, part
+from export.aside import aside
 from export.choice import AUTO, Auto
 from export.errors import ExportError
 from export.part import PartName, Plan
@@ -79,7 +78,9 @@ def export(
         )
     chosen, make = _chosen(target, precisions or {})
     trained = Trained.read(run)
-    with _aside(output) as folder:
+    if output.exists() and not _may_replace(output):
+        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
+    with aside(output, "the bundle") as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
         visual = trained.specifications.visual
@@ -195,34 +196,5 @@ def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-@contextmanager
-def _aside(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place at the end, and leaves no trace if something fails."""
-    if output.exists() and not _may_replace(output):
-        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
-    folder: Path | None = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        folder.chmod(0o755)
-        yield folder
-        _replace(folder, output)
-    except OSError as error:
-        raise ExportError(
-            f"Cannot write the bundle {output} ({error.strerror}); make room or choose another --output."
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _may_replace(output: Path) -> bool:
     return output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
-
-
-def _replace(folder: Path, output: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    if output.exists():
-        output.rename(old)
-    folder.rename(output)
-    shutil.rmtree(old, ignore_errors=True)

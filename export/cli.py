@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 
 from rich.logging import RichHandler
 
-from export import authors, bundle, speaker_encoder
+from export import authors, bundle, speaker_encoder, triton
 from export.bundle import Wish
 from export.choice import AUTO
 from export.errors import ExportError
@@ -17,13 +17,15 @@ from export.part import PartName
 from export.releases import RELEASES
 from export.samples import COUNT
 from export.tensorrt import Options
-from telme.bundle import Flavour, Hardware, Precision
+from telme.bundle import BundleError, Flavour, Hardware, Precision
+from telme.hub import on_hub, open_bundle
 from telme.training.face_detector import SOURCE
 
 log = logging.getLogger(__name__)
 
 IMPORT = "import-authors"
 SPEAKER = "speaker-encoder"
+TRITON = "triton"
 _ENGINES = get_args(Flavour)
 WISHES = (*get_args(Precision), AUTO)
 _TARGETS_OF_FLAG = {
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
         run(options)
-    except ExportError as error:
+    except (ExportError, BundleError) as error:
         sys.stderr.write(f"telme-export: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -56,8 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
+    if options.target == TRITON:
+        _write_repository(options)
+        return
+    if on_hub(options.source):
+        raise ExportError(f"{options.source} is a bundle, whose weights are already rounded; give a run folder.")
     made = bundle.export(
-        options.run,
+        Path(options.source),
         options.output,
         options.corpora,
         precisions=precisions(options.precision),
@@ -68,6 +75,15 @@ def _export(options: argparse.Namespace) -> None:
     )
     size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
     log.info("bundle %s written to %s: %.1f MB", made.manifest.name, made.folder, size / 1e6)
+
+
+def _write_repository(options: argparse.Namespace) -> None:
+    _refuse_flags_of_other_targets(options)
+    if options.precision:
+        raise ExportError(f"--precision is for the export of a run, not for --target {TRITON}; leave it out.")
+    found = open_bundle(options.source)
+    triton.export(found, options.output)
+    log.info("model repository of %s written to %s; docs/triton.md says how it is served", found.folder, options.output)
 
 
 def _import_authors(options: argparse.Namespace) -> None:
@@ -96,13 +112,7 @@ def precisions(text: str) -> dict[PartName, Wish]:
 
 def target(options: argparse.Namespace) -> Literal["onnx", "openvino"] | Options:
     """The target, with how engines are to be built. Raises ExportError for what the target does not have."""
-    given = [flag for flag, target in _TARGETS_OF_FLAG.items() if getattr(options, flag) not in (None, False, "")]
-    for flag in given:
-        if options.target not in _TARGETS_OF_FLAG[flag]:
-            raise ExportError(
-                f"--{flag.replace('_', '-')} is for --target {' and '.join(_TARGETS_OF_FLAG[flag])}, not for "
-                f"{options.target}; leave it out."
-            )
+    _refuse_flags_of_other_targets(options)
     if options.samples < 1:
         raise ExportError(f"--samples cannot be {options.samples}; give at least 1, or leave it out.")
     if options.target in ("onnx", "openvino"):
@@ -120,6 +130,16 @@ def target(options: argparse.Namespace) -> Literal["onnx", "openvino"] | Options
     )
 
 
+def _refuse_flags_of_other_targets(options: argparse.Namespace) -> None:
+    given = [flag for flag, target in _TARGETS_OF_FLAG.items() if getattr(options, flag) not in (None, False, "")]
+    for flag in given:
+        if options.target not in _TARGETS_OF_FLAG[flag]:
+            raise ExportError(
+                f"--{flag.replace('_', '-')} is for --target {' and '.join(_TARGETS_OF_FLAG[flag])}, not for "
+                f"{options.target}; leave it out."
+            )
+
+
 def licences(folder: Path | None) -> list[Path]:
     """The licence texts in a folder. Raises ExportError when there is none."""
     if folder is None:
@@ -135,16 +155,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="telme-export",
         description=__doc__,
         epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights, `telme-export {SPEAKER} --help` "
-        "about telling people apart by voice.",
+        "about telling people apart by voice, `telme-export push --help` about model hubs.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what telme-train has written: runs/<name>")
+    parser.add_argument(
+        "source",
+        metavar="RUN_FOLDER",
+        help=f"what telme-train has written: runs/<name>; for --target {TRITON} a bundle, or hf://org/name",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the bundle goes")
     parser.add_argument(
         "--target",
-        choices=["onnx", "openvino", *_ENGINES],
+        choices=["onnx", "openvino", *_ENGINES, TRITON],
         default="onnx",
-        help="what the parts become: ONNX files or OpenVINO models for the CPU, or engines for a GPU "
-        "(default: %(default)s)",
+        help="what the parts become: ONNX files or OpenVINO models for the CPU, engines for a GPU, or a bundle's parts "
+        "a model repository of Triton Inference Server (default: %(default)s)",
     )
     parser.add_argument(
         "--corpora",

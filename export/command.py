@@ -4,6 +4,10 @@ import sys
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["push"]:  # needs neither PyTorch nor ONNX
+        from export import push_cli
+
+        return push_cli.main(sys.argv[2:])
     try:
         from export import cli
     except ModuleNotFoundError as missing:

@@ -67,8 +67,7 @@ def write(manifest: Manifest) -> str:
             "",
             USE,
             "## Licence",
-            f"The weights may be used as all of their data allow: {manifest.training.licence}.",
-            "Licences of converted pretrained weights lie beside this card in `licences/`.",
+            licence(manifest),
             "",
             "## Training data",
             *(f"- **{corpus}** {CORPORA.get(corpus, '(see its authors)')}." for corpus in manifest.training.corpora),
@@ -91,6 +90,14 @@ def write(manifest: Manifest) -> str:
             "",
             LIMITS,
         ]
+    )
+
+
+def licence(manifest: Manifest) -> str:
+    """What the weights may be used for."""
+    return (
+        f"The weights may be used as all of their data allow: {manifest.training.licence}.\n"
+        "Licences of converted pretrained weights lie beside this card in `licences/`."
     )
 
 

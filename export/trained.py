@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, get_args
 
 from tokenizers import Tokenizer
 
@@ -14,7 +14,7 @@ from telme.models.fusion import ASF, FusionDimensions
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training import checkpoint
-from telme.training.checkpoint import Checkpoint
+from telme.training.checkpoint import Checkpoint, PartName
 from telme.training.errors import TrainingError
 
 S = TypeVar("S", TextSpec, AudioSpec, VisualSpec, FusionSpec)
@@ -58,6 +58,8 @@ class Trained:
         if not run.is_dir():
             raise ExportError(f"{run} is no run folder; give one that telme-train has written, such as runs/compact.")
         try:
+            for part in get_args(PartName):
+                _demand_kind(run / part, part)
             about_text, text = checkpoint.load(run / "text", Teacher, TeacherDimensions)
             about_audio, audio = checkpoint.load(run / "audio", AudioStudent, AudioDimensions)
             about_visual, visual = checkpoint.load(run / "visual", VisualStudent, VisualDimensions)
@@ -76,6 +78,12 @@ class Trained:
             raise ExportError(complaint)
         tokenizer = _tokenizer(run / "text" / specifications.text.tokenizer)
         return cls(text, audio, visual, fusion, tokenizer, specifications, checkpoints)
+
+
+def _demand_kind(folder: Path, part: PartName) -> None:
+    found = checkpoint.read(folder).part
+    if found != part:
+        raise ExportError(f"{folder} holds the {found} part of a model, not the {part} part; put that one there.")
 
 
 def _demand_one_model(run: Path, checkpoints: Iterable[Checkpoint]) -> None:

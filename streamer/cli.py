@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sources.add_argument("--list-devices", action="store_true", help="print microphones and cameras, and exit")
     models = parser.add_argument_group("models")
-    models.add_argument("--bundle", metavar="DIR", help="recogniser to run; the compact one ships")
+    models.add_argument("--bundle", metavar="DIR|hf://ORG/NAME", help="recogniser to run; the compact one ships")
     models.add_argument("--asr", metavar="MODEL", help='faster-whisper name, folder, package:NAME/FOLDER, or "none"')
     models.add_argument(
         "--speakers", metavar="N", type=int, help="tell at most so many people apart by their voices; 1 tells nobody"

@@ -9,6 +9,7 @@ from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.voices import VoiceReader
 from streamer.workers import Workers
+from telme import hub
 from telme.bundle import COMPACT, Bundle, UnfitError
 from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
@@ -48,13 +49,13 @@ def open_bundle(recognition: Recognition) -> Bundle:
 
     Raises UnfitError where no fallback is wanted, BundleError where a bundle is damaged.
     """
-    bundle = Bundle.open(recognition.bundle or COMPACT)
+    bundle = hub.open_bundle(recognition.bundle or COMPACT)
     try:
         fit.demand(bundle)
     except UnfitError as error:
         if recognition.fallback is None:
             raise
-        bundle = Bundle.open(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
+        bundle = hub.open_bundle(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
         fit.demand(bundle)
         logger.warning("running %s instead: %s", bundle.folder, error)
     return bundle

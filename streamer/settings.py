@@ -12,6 +12,7 @@ from streamer.mqtt.address import MqttAddress
 from streamer.mqtt.topics import check_stream_name
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+HubBundle = Annotated[str, Field(pattern="^hf://")]
 StreamName = Annotated[Name, AfterValidator(check_stream_name)]
 
 _ONLY_STREAM = "main"
@@ -181,8 +182,10 @@ class Speakers(_Section):
 class Recognition(_Section):
     """The emotion recogniser."""
 
-    bundle: Path | None = Field(None, description="bundle directory; null is the compact one that ships")
-    fallback: Path | None = Field(
+    bundle: HubBundle | Path | None = Field(
+        None, description="bundle directory, or hf://org/name on a model hub; null is the compact one that ships"
+    )
+    fallback: HubBundle | Path | None = Field(
         None,
         description='bundle to run where the GPU or TensorRT here is not what `bundle` was made for; "compact" is the '
         "one that ships, null stops with a sentence",

@@ -18,6 +18,7 @@ MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
 TOKENIZER_BYTES_MAX = 64 << 20  # ten times that of a multilingual model
 COMPACT = Path(__file__).parent / "weights" / "compact"
+REMEDY = "copy the whole bundle again, or export it again with telme-export"
 
 Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
@@ -334,6 +335,16 @@ class Manifest(_Model):
     training: Training
     documents: tuple[Document, ...] = Field((), description="the model card and licences of converted weights")
 
+    def files(self) -> Iterator[tuple[str, Document]]:
+        """Every file of the bundle but the manifest: what it is, and where it lies with which hash."""
+        for name, part in self.parts.named():
+            yield f"{name} part", Document(file=part.file, sha256=part.sha256)
+            for document in part.documents():
+                yield f"{name} part's weight file", document
+        yield "tokenizer", Document(file=self.text.tokenizer, sha256=self.text.tokenizer_sha256)
+        for document in self.documents:
+            yield "document", document
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         unknown = sorted(set(self.labels) - {*MELD, *IEMOCAP})
@@ -353,33 +364,31 @@ class Manifest(_Model):
 
 
 class Bundle:
-    """A bundle directory whose manifest was read and whose files were verified."""
+    """A bundle directory whose manifest was read and whose files were verified.
 
-    def __init__(self, folder: Path, manifest: Manifest, sha256: str) -> None:
+    address: its name on a model hub, where it was pulled from one.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, sha256: str, address: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256
+        self.address = address
 
     @classmethod
-    def open(cls, folder: Path | str) -> Self:
+    def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str = REMEDY) -> Self:
         """Read and verify a bundle.
 
+        links_into: where the bundle's files may be links to; else they must lie in the folder itself.
+        remedy: what to do about a damaged one.
         Raises BundleError when the folder, the manifest or a part is missing or damaged.
         """
         folder = Path(folder)
-        text = read_manifest(folder)
-        try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError as error:
-            raise BundleError(_complaint(folder / MANIFEST, error)) from error
-        for name, part in manifest.parts.named():
-            verify(folder, f"{name} part", part.file, part.sha256)
-            for document in part.documents():
-                verify(folder, f"{name} part's weights", document.file, document.sha256)
-        verify(folder, "tokenizer", manifest.text.tokenizer, manifest.text.tokenizer_sha256, TOKENIZER_BYTES_MAX)
-        for document in manifest.documents:
-            verify(folder, "document", document.file, document.sha256)
-        return cls(folder, manifest, hashlib.sha256(text).hexdigest())
+        manifest, sha256 = parsed_manifest(folder, remedy)
+        for what, document in manifest.files():
+            limit = TOKENIZER_BYTES_MAX if document.file == manifest.text.tokenizer else None
+            verify(folder, what, document.file, document.sha256, limit, links_into=links_into, remedy=remedy)
+        return cls(folder, manifest, sha256)
 
     def path(self, part: Part) -> Path:
         return self.folder / part.file
@@ -390,23 +399,32 @@ def json_schema() -> dict[str, Any]:
     return Manifest.model_json_schema()
 
 
-_REMEDY = "copy the whole bundle again, or export it again with telme-export"
+def parsed_manifest(folder: Path, remedy: str = REMEDY) -> tuple[Manifest, str]:
+    """A bundle's manifest and its SHA-256, which is the bundle's own: the manifest holds those of all other files.
+
+    Raises BundleError when there is none, or it is damaged.
+    """
+    text = read_manifest(folder, remedy)
+    try:
+        return Manifest.model_validate_json(text), hashlib.sha256(text).hexdigest()
+    except ValidationError as error:
+        raise BundleError(_complaint(folder / MANIFEST, error, remedy)) from error
 
 
-def read_manifest(folder: Path) -> bytes:
+def read_manifest(folder: Path, remedy: str = REMEDY) -> bytes:
     """The manifest of a folder. Raises BundleError where there is none, or one too large to be one."""
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:
             text = file.read(MANIFEST_BYTES_MAX + 1)
     except OSError as error:
-        raise BundleError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); {_REMEDY}.") from error
+        raise BundleError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}); {remedy}.") from error
     if len(text) > MANIFEST_BYTES_MAX:
-        raise BundleError(f"{path} is larger than {MANIFEST_BYTES_MAX} bytes, so it is no manifest; {_REMEDY}.")
+        raise BundleError(f"{path} is larger than {MANIFEST_BYTES_MAX} bytes, so it is no manifest; {remedy}.")
     return text
 
 
-def _complaint(path: Path, error: ValidationError) -> str:
+def _complaint(path: Path, error: ValidationError, remedy: str) -> str:
     first = error.errors()[0]
     if first["loc"] == ("schema_version",):
         expected = Manifest.model_fields["schema_version"].default
@@ -416,30 +434,43 @@ def _complaint(path: Path, error: ValidationError) -> str:
         )
     where = ".".join(str(step) for step in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
-    return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {_REMEDY}."
+    return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {remedy}."
 
 
-def verify(folder: Path, name: str, file: str, sha256: str, bytes_max: int | None = None) -> None:
+def verify(
+    folder: Path,
+    name: str,
+    file: str,
+    sha256: str,
+    bytes_max: int | None = None,
+    *,
+    links_into: Path | None = None,
+    remedy: str = REMEDY,
+) -> None:
     """Raises BundleError unless `file` lies in the folder, is no larger than `bytes_max`, and has this hash.
 
     name: what the error calls it.
+    links_into: where the file may also be a link to.
+    remedy: what the error says is to be done.
     """
     path = folder / file
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"The {name} of {folder} points outside the bundle ({file}); {_REMEDY}.")
+    if not any(path.resolve().is_relative_to(root.resolve()) for root in (folder, links_into) if root is not None):
+        raise BundleError(f"The {name} of {folder} points outside the bundle ({file}); {remedy}.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"The {name} of {folder} is no regular file: {file}; {_REMEDY}.")
+            raise BundleError(f"The {name} of {folder} is no regular file: {file}; {remedy}.")
         if bytes_max is not None and status.st_size > bytes_max:
-            raise BundleError(f"The {name} of {folder} has {status.st_size} bytes, more than {bytes_max}: {file}.")
+            raise BundleError(
+                f"The {name} of {folder} has {status.st_size} bytes, more than {bytes_max}: {file}; {remedy}."
+            )
         found = sha256_of(path)
     except OSError as error:
-        raise BundleError(f"The {name} of {folder} cannot be read: {file} ({error.strerror}); {_REMEDY}.") from error
+        raise BundleError(f"The {name} of {folder} cannot be read: {file} ({error.strerror}); {remedy}.") from error
     if found != sha256:
         raise BundleError(
             f"The {name} of {folder} is damaged: {file} has SHA-256 {found[:12]}…, "
-            f"the manifest says {sha256[:12]}…; {_REMEDY}."
+            f"the manifest says {sha256[:12]}…; {remedy}."
         )
 
 

@@ -187,6 +187,34 @@ class Engine:
         return Context(self._session, memory=None)
 
 
+class Refitter:
+    """Puts weights into an engine: here, the session of the model that has them in the place of the one without."""
+
+    def __init__(self, engine: Engine, logger: "Logger") -> None:
+        self.engine = engine
+        self.session: onnxruntime.InferenceSession | None = None
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine._session = self.session
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Refitter, logger: "Logger") -> None:
+        self._refitter = refitter
+        self._logger = logger
+
+    def refit_from_file(self, path: str) -> bool:
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        session = onnxruntime.InferenceSession(path, options)
+        if [value.name for value in session.get_inputs()] != self._refitter.engine._names[:-1]:
+            self._logger.log(Logger.Severity.ERROR, "the names of the weights\ndiffer")
+            return False
+        self._refitter.session = session
+        return True
+
+
 class Logger:
     Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
 
@@ -221,7 +249,13 @@ def install(patch: pytest.MonkeyPatch) -> None:
     bindings.__dict__.update(driver=driver)
     library, rtx = ModuleType("tensorrt"), ModuleType("tensorrt_rtx")
     for each, version in ((library, VERSION), (rtx, RTX_VERSION)):
-        each.__dict__.update(__version__=version, ILogger=Logger, Runtime=Runtime)
+        each.__dict__.update(
+            __version__=version,
+            ILogger=Logger,
+            Runtime=Runtime,
+            Refitter=Refitter,
+            OnnxParserRefitter=OnnxParserRefitter,
+        )
     library.__dict__.update(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"))
     rtx.__dict__.update(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"))
     modules = {

@@ -12,6 +12,7 @@ import small_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
 
 from export import bundle as exporter
 from export import parity
@@ -186,6 +187,8 @@ def test_a_full_disk_leaves_the_old_bundle(
 def test_not_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no run folder" in refused(capsys, tmp_path / "nothing", "--output", tmp_path / "bundle")
     assert "run telme-train" in refused(capsys, tmp_path, "--output", tmp_path / "bundle")
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK")
+    assert "is no run folder" in refused(capsys, tmp_path / "checkpoint.pt", "--output", tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("part", ["text", "audio", "visual", "fusion"])
@@ -199,6 +202,17 @@ def test_a_missing_part(broken: Path, part: str, tmp_path: Path, capsys: pytest.
 def _truncate_weights(run: Path) -> None:
     path = run / "audio" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
+
+
+def _another_part(run: Path) -> None:
+    shutil.rmtree(run / "visual")
+    shutil.copytree(run / "audio", run / "visual")
+
+
+def _tensor_of_another_shape(run: Path) -> None:
+    weights = load_file(run / "fusion" / "model.safetensors")
+    name = max(weights, key=lambda name: weights[name].size)
+    save_file({**weights, name: weights[name][:-1]}, run / "fusion" / "model.safetensors")
 
 
 def _other_shapes(run: Path) -> None:
@@ -235,6 +249,8 @@ def _edit(run: Path, part: str, change: Callable[[dict[str, object]], object]) -
     [
         (_truncate_weights, "do not fit"),
         (_other_shapes, "do not fit"),
+        (_another_part, "holds the audio part of a model, not the visual part"),
+        (_tensor_of_another_shape, "size mismatch"),
         (_other_labels, "differ in labels"),
         (_other_run, "differ in config"),
         (_other_kind_of_input, "AudioSpec instead of VisualSpec"),

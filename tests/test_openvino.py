@@ -124,7 +124,7 @@ def _other_weights(folder: Path) -> None:
 def test_weights_are_verified(bundle: Path, tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     damage(folder)
-    with pytest.raises(BundleError, match=f"text part's weights of .* {words}"):
+    with pytest.raises(BundleError, match=f"text part's weight file of .* {words}"):
         Bundle.open(folder)
 
 

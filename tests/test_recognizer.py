@@ -5,16 +5,15 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from utterances import BAD_NEWS, GOOD_NEWS
 
 from telme import bundle as bundles
 from telme.bundle import Bundle, BundleError, UnsureText
@@ -22,55 +21,9 @@ from telme.features.text import Turn
 from telme.labels import MELD
 from telme.runtime.encoders import Encoded, Frame
 from telme.runtime.fusion import Encodings, Fusion
+from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognition import Recognition
 from telme.runtime.recognizer import Inputs, Recognizer, log_softmax
-
-ROOT = Path(__file__).parents[1]
-CONVERSATION = ROOT / "demo" / "conversation.mp4"
-
-BAD_NEWS = (Turn("a", "How was your day?"), Turn("b", "My grandmother died this morning. I can't stop crying."))
-GOOD_NEWS = (Turn("a", "So? Did you get the job?"), Turn("b", "Yes! I got it! I am so happy, this is wonderful!"))
-
-
-@pytest.fixture(scope="session")
-def recognizer() -> Recognizer:
-    return Recognizer.load()
-
-
-@pytest.fixture(scope="session")
-def speech() -> npt.NDArray[np.float32]:
-    """Six seconds of two people talking, 16 kHz."""
-    with av.open(str(CONVERSATION)) as container:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
-        chunks = [chunk.to_ndarray()[0] for frame in container.decode(audio=0) for chunk in resampler.resample(frame)]
-    return np.concatenate(chunks)[: 6 * 16_000]
-
-
-@pytest.fixture(scope="session")
-def frames(recognizer: Recognizer) -> list[Frame]:
-    """Faces from the picture of the same file."""
-    with av.open(str(CONVERSATION)) as container:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][::10]
-    prepared = [face for picture in pictures[:12] if (face := recognizer.prepare_frame(picture)) is not None]
-    assert prepared
-    return prepared
-
-
-@pytest.fixture(scope="session")
-def every_combination(speech: npt.NDArray[np.float32], frames: list[Frame]) -> list[Inputs]:
-    """All seven ways in which modalities can be there, with lengths that differ."""
-    found = []
-    for number, (text, audio, visual) in enumerate(product([True, False], repeat=3)):
-        if text or audio or visual:
-            turns = (GOOD_NEWS, BAD_NEWS)[number % 2]
-            found.append(
-                Inputs(
-                    turns[-1 - number % 2 :] if text else None,
-                    speech[: 9_000 * (number + 1)] if audio else None,
-                    frames[: number + 1] if visual else None,
-                )
-            )
-    return found
 
 
 def recognize(recognizer: Recognizer, item: Inputs) -> Recognition:
@@ -331,6 +284,17 @@ def test_a_part_that_is_another_model(copy: Path) -> None:
     other = Bundle(copy, bundle.manifest.model_copy(update={"parts": swapped}), bundle.sha256)
     with pytest.raises(BundleError, match=r"has inputs .* the manifest says"):
         Recognizer.load(other)
+
+
+@pytest.mark.parametrize("change", [{"shape": ("batch", 5)}, {"shape": ("batch",)}, {"dtype": "float16"}])
+def test_a_part_whose_tensors_have_another_form(copy: Path, change: dict[str, Any]) -> None:
+    bundle = Bundle.open(copy)
+    parts = bundle.manifest.parts
+    first, *others = parts.fusion.inputs
+    fusion = parts.fusion.model_copy(update={"inputs": (first.model_copy(update=change), *others)})
+    changed = bundle.manifest.model_copy(update={"parts": parts.model_copy(update={"fusion": fusion})})
+    with pytest.raises(BundleError, match=r"fusion.onnx has text_vector as tensor.float. of shape \('batch', 256\)"):
+        OnnxModel(copy / "fusion.onnx", changed.parts.fusion, threads=1)
 
 
 def test_warming_up_takes_every_part(recognizer: Recognizer) -> None:

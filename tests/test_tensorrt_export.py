@@ -1,18 +1,18 @@
 """Engines that are really built: TensorRT for RTX needs no GPU for that, only for running them."""
 
 import json
-import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import fake_gpu
 import pytest
 import small_run
 from engine_plans import plans
+from full_disk import files_of_at_most
 from onnx import ModelProto
 from packages import required
 
@@ -25,7 +25,7 @@ from export.part import PartName
 from export.samples import Samples
 from export.tensorrt import Builder, Options, parsed
 from export.typed import typed
-from telme.bundle import Bundle, Precision, UnfitError, sha256_of
+from telme.bundle import Bundle, Document, Parity, Precision, UnfitError, sha256_of
 from telme.runtime import fit, gpu, tensorrt_library
 from telme.runtime.tensorrt_library import Complaints
 
@@ -53,7 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the command the corpora: it compares on random inputs."""
     monkeypatch.setattr(Samples, "read", lambda *_: None)
-    monkeypatch.setattr(exporter, "plans", lambda *_: plans().values())
+    made = plans().values()
+    monkeypatch.setattr(exporter, "plans", lambda *_: made)
 
 
 @pytest.fixture
@@ -174,25 +175,60 @@ def test_a_run_becomes_a_bundle_that_waits_for_its_gpu(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.usefixtures("library", "small_plans", "no_gpu")
-def test_an_engine_that_cannot_be_written_leaves_no_bundle(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "onnx"])
+def test_a_disk_that_fills_up_half_way_leaves_no_bundle(
+    target: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with files_of_at_most(4096):
-        message = refused(capsys, run, "--output", tmp_path / "bundle", "--target", "tensorrt-rtx")
+        message = refused(capsys, run, "--output", tmp_path / "bundle", "--target", target)
     assert "Cannot write the bundle" in message
     assert "File too large" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_gpu_with_too_little_memory_to_build(
+    library: ModuleType, fusion: ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder(RTX)
+
+    def out_of_memory(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(library.Builder, "build_serialized_network", out_of_memory)
+    monkeypatch.setattr(Complaints, "reason", lambda _: "Requested amount of GPU memory could not be allocated")
+    with pytest.raises(ExportError, match=r"the fusion part \(Requested amount of GPU memory.*--precision"):
+        builder.build(fusion, engine_part.profiles_of(plans()["fusion"]), "fusion")
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_an_engine_without_weights_has_them_beside_it(
+    strip: bool, library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the build itself, which needs a GPU: network, flags and profiles are the library's own."""
+    options = Options("tensorrt-rtx", compute_capabilities=("8.9",), strip_weights=strip)
+    flags: list[str] = []
+
+    def build(_: object, network: object, config: Any) -> bytes:
+        known = (library.BuilderFlag.STRIP_PLAN, library.BuilderFlag.REFIT_IDENTICAL, library.BuilderFlag.REFIT)
+        flags.extend(flag.name for flag in known if config.get_flag(flag))
+        return b"an engine"
+
+    agreement = Parity(items=1, max_abs_error=0, mean_abs_error=0, min_cosine=1, argmax_agreement=1)
+    monkeypatch.setattr(gpu, "find", lambda: gpu.Gpu("NVIDIA Imaginary 4000", "8.9"))
+    monkeypatch.setattr(library.Builder, "build_serialized_network", build)
+    monkeypatch.setattr(engine_part, "_on_gpu", lambda *_: agreement)
+    part = engine_part.export(plans()["fusion"], "fp16", tmp_path, Builder(options), options)
+    assert flags == (["STRIP_PLAN", "REFIT_IDENTICAL"] if strip else [])
+    assert part.engine is not None
+    if not strip:
+        assert part.engine.weights is None
+        assert [path.name for path in tmp_path.iterdir()] == ["fusion.engine"]
+        return
+    weights = tmp_path / "fusion.onnx"
+    assert part.engine.weights == Document(file="fusion.onnx", sha256=sha256_of(weights))
+    assert part.engine.weights.sha256 == part.engine.onnx_sha256
 
 
 @pytest.mark.usefixtures("library", "no_gpu")

@@ -14,6 +14,7 @@ from typing import Any
 
 import fake_gpu
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from export.profiles import profiles
 from streamer.models import open_bundle
 from streamer.settings import Recognition
-from telme.bundle import COMPACT, Bundle, BundleError, Engine, Part, ShapeRange, UnfitError
+from telme.bundle import COMPACT, Bundle, BundleError, Engine, Part, ShapeRange, UnfitError, sha256_of
 from telme.features.text import Turn
 from telme.runtime import fit
 from telme.runtime.gpu import Gpu
@@ -90,6 +91,29 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu.install(monkeypatch)
 
 
+def stripped(engines: Path, folder: Path, weights: str) -> Path:
+    """The bundle with a fusion whose weights are zero in the engine and real in the file beside it.
+
+    weights: the part whose model that file is.
+    """
+    shutil.copytree(engines, folder)
+    shutil.copy(engines / f"{weights}.onnx", folder / "weights.onnx")
+    model = onnx.load(folder / "fusion.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT16:
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    onnx.save(model, folder / "fusion.onnx")
+    document = {"file": "weights.onnx", "sha256": sha256_of(folder / "weights.onnx")}
+
+    def strip(part: dict[str, Any], name: str) -> None:
+        if name == "fusion":
+            part["engine"]["weights"] = document
+            part["sha256"] = sha256_of(folder / "fusion.onnx")
+
+    change(folder, strip)
+    return folder
+
+
 def utterances() -> list[Inputs]:
     random = np.random.default_rng(0)
     return [
@@ -112,6 +136,28 @@ def test_an_engine_answers_as_its_model_does(flavour: str, shipped: Recognizer, 
         alone = recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
         assert alone.scores == pytest.approx(wanted.scores, abs=1e-5)
         assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_without_weights_gets_them_at_load(engines: Path, shipped: Recognizer, tmp_path: Path) -> None:
+    recognizer = Recognizer.load(stripped(engines, tmp_path / "bundle", "fusion"))
+    item = next(item for item in utterances() if item.text and item.audio is not None)
+    found = recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
+    wanted = shipped.recognize(text=item.text, audio=item.audio, frames=item.frames)
+    assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_weights_of_another_engine_are_refused(engines: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnfitError, match=r"do not fit the engine \(the names of the weights differ\)"):
+        Recognizer.load(stripped(engines, tmp_path / "bundle", "visual"))
+
+
+def test_damaged_weights_are_refused(engines: Path, tmp_path: Path) -> None:
+    folder = stripped(engines, tmp_path / "bundle", "fusion")
+    (folder / "weights.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"fusion part's weight file of .* is damaged"):
+        Recognizer.load(folder)
 
 
 @pytest.mark.usefixtures("gpu")

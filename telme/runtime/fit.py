@@ -35,9 +35,10 @@ def _demand_openvino(bundle: Bundle) -> None:
 
 
 def rebuild(bundle: Bundle, flavour: Flavour) -> str:
-    """What to run."""
-    run = f"runs/{bundle.manifest.training.config}"
-    return f"run `telme-export {run} --target {flavour} --output {bundle.folder}` on the machine that is to run it"
+    """What to run. A bundle from a hub gets a folder of its own: its cache stays as it was pulled."""
+    config = bundle.manifest.training.config
+    output = f"bundles/{config}" if bundle.address else bundle.folder
+    return f"run `telme-export runs/{config} --target {flavour} --output {output}` on the machine that is to run it"
 
 
 def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) -> str | None:

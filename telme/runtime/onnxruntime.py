@@ -5,8 +5,11 @@ from pathlib import Path
 
 import onnxruntime
 
-from telme.bundle import BundleError, Part
+from telme.bundle import BundleError, Part, Tensor
 from telme.runtime.model import Array, Float32
+
+# What ONNX Runtime calls the types of tensors.
+_TYPES = {"float32": "float", "float16": "float16", "int64": "int64", "int32": "int32", "bool": "bool"}
 
 
 class OnnxModel:
@@ -40,6 +43,22 @@ class OnnxModel:
                 f"{path} has inputs {sorted(found[0])} and outputs {sorted(found[1])}, the manifest says "
                 f"{sorted(described[0])} and {sorted(described[1])}; export the bundle again."
             )
+        tensors = {tensor.name: tensor for tensor in (*part.inputs, *part.outputs)}
+        for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+            _demand_shape(path, tensors[value.name], value)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Float32]:
         return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+
+
+def _demand_shape(path: Path, described: Tensor, found: onnxruntime.NodeArg) -> None:
+    """Raises BundleError unless the model's tensor has the type and the fixed sizes that the manifest says."""
+    alike = len(found.shape) == len(described.shape) and all(
+        one == other or isinstance(one, str | None) or isinstance(other, str)
+        for one, other in zip(found.shape, described.shape, strict=True)
+    )
+    if not alike or found.type != f"tensor({_TYPES[described.dtype]})":
+        raise BundleError(
+            f"{path} has {described.name} as {found.type} of shape {tuple(found.shape)}, the manifest says "
+            f"{described.dtype} of shape {described.shape}; export the bundle again."
+        )

@@ -16,6 +16,7 @@ from telme.features.audio import AudioFeatures
 from telme.features.faces import FaceDetector
 from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
+from telme.hub import open_bundle
 from telme.labels import valence_arousal
 from telme.runtime import backends, fit
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
@@ -68,10 +69,10 @@ class Recognizer:
         self._labels = bundle.manifest.labels
 
     @classmethod
-    def load(cls, bundle: Path | Bundle | None = None, backend: str = "auto", threads: int = 1) -> Self:
+    def load(cls, bundle: Path | str | Bundle | None = None, backend: str = "auto", threads: int = 1) -> Self:
         """Load a bundle.
 
-        bundle: a folder, one already opened, or None for the compact one that ships with the package.
+        bundle: a folder, `hf://org/name`, one already opened, or None for the compact one that ships with the package.
         backend: "auto" runs each part by what it was exported for; another one of BACKENDS demands that it is that.
         threads: cores that one part may use; an engine uses the GPU.
         Raises UnfitError when the bundle was made for another machine, BundleError when it cannot be used at all,
@@ -80,7 +81,7 @@ class Recognizer:
         if backend not in BACKENDS:
             raise ValueError(f"There is no backend {backend!r} for bundles; choose one of {', '.join(BACKENDS)}.")
         if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(bundles.COMPACT if bundle is None else bundle)
+            bundle = open_bundle(bundles.COMPACT if bundle is None else bundle)
         manifest = bundle.manifest
         if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
             raise BundleError(complaint)
