@@ -69,8 +69,8 @@ def _demand_schema() -> None:
 def _demand_runnable(bundle: Bundle, name: str, part: Part) -> None:
     if part.backend not in ("onnxruntime", "tensorrt"):
         raise ExportError(
-            f"A model repository cannot hold parts for {part.backend}, as the {name} part of {bundle.folder} is; export "
-            "the run with --target tensorrt or onnx first."
+            f"A model repository cannot hold parts for {part.backend}, as the {name} part of {bundle.folder} is; "
+            "export the run with --target tensorrt or onnx first."
         )
     if part.engine and part.engine.weights:
         raise ExportError(
