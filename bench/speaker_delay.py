@@ -49,7 +49,7 @@ def main() -> None:
             transcriber,
             voices,
             Stages(recognizer, workers.encoders, batch_max=1),
-            Watcher(recognizer.prepare_frame, workers.faces),
+            Watcher(recognizer.see, workers.faces),
             Dialogue(StreamSettings().dialogue),
             People(Speakers(people_max=4), "person"),
             workers,

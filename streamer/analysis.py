@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
 from streamer.speakers import Speakers, Voice
+from streamer.speaking_face import speaking_face
 from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
 from streamer.voices import VoiceReader
-from streamer.watcher import Prepared, Watcher
+from streamer.watcher import Watcher
 from streamer.workers import Workers, run_in
 from telme.features.text import Turn
 from telme.runtime.encoders import Encoded
@@ -133,8 +134,8 @@ class Analyst:
     async def _look(self, utterance: Utterance) -> Encoded | None:
         # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
         wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
-        frames: list[Prepared] = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
-        return await self._stages.encode_visual(frames)
+        pictures = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
+        return await self._stages.encode_visual(speaking_face(pictures))
 
     def _turns(
         self, utterance: Utterance, speaker: str, heard: Transcript | Rejected | None

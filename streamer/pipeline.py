@@ -110,7 +110,7 @@ class Pipeline:
         self._settings = settings
         self._sinks = sinks
         self._clock = clock
-        self._watcher = Watcher(models.recognizer.prepare_frame, models.workers.faces)
+        self._watcher = Watcher(models.recognizer.see, models.workers.faces)
         self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
         self._place = models.scheduler.join(urgent=lambda: self._backlog.first.utterance.over)
         self._speakers = Speakers(settings.speakers, settings.dialogue.speaker)

@@ -3,18 +3,14 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from streamer.signals import VideoFrame
+from telme.features.sightings import Pixels, Sighting
 
 logger = logging.getLogger(__name__)
-
-Prepared = npt.NDArray[np.uint8]
 
 # Bounds what is remembered, should nobody forget: 90 s of whole 224-pixel pictures at 5 a second.
 MEMORY_BYTES = 64 << 20
@@ -26,20 +22,21 @@ class PictureCounters:
 
     seen: int = 0
     without_face: int = 0
+    several_faces: int = 0
     failed: int = 0
 
 
 class Watcher:
-    """Prepares frames in a worker thread and keeps the newest of them.
+    """Looks at frames in a worker thread and keeps what the newest of them show.
 
-    prepare: frame (H, W, 3) uint8 RGB -> model input uint8, or None where no face is to be seen.
+    see: frame (H, W, 3) uint8 RGB -> its faces ready for the model, the largest first; none where none is to be seen.
     """
 
-    def __init__(self, prepare: Callable[[Prepared], Prepared | None], worker: Executor) -> None:
+    def __init__(self, see: Callable[[Pixels], list[Sighting]], worker: Executor) -> None:
         self.counters = PictureCounters()
-        self._prepare = prepare
+        self._see = see
         self._worker = worker
-        self._kept: deque[tuple[float, Prepared]] = deque()
+        self._kept: deque[tuple[float, list[Sighting]]] = deque()
         self._kept_bytes = 0
         self._watched_until_s = 0.0
         self._ended = False
@@ -55,8 +52,10 @@ class Watcher:
                 self._ended = True
                 self._advanced.notify_all()
 
-    async def between(self, start_s: float, end_s: float, wait_s: float) -> list[Prepared]:
-        """What was seen in [start_s, end_s), after waiting until it was looked at.
+    async def between(self, start_s: float, end_s: float, wait_s: float) -> list[list[Sighting]]:
+        """What was seen in [start_s, end_s), picture by picture, after waiting until it was looked at.
+
+        Pictures that show no face are left out.
 
         wait_s: longest wait in seconds, for the camera may have stopped.
         """
@@ -65,7 +64,7 @@ class Watcher:
                 await self._advanced.wait_for(lambda: self._ended or self._watched_until_s >= end_s)
         except TimeoutError:
             pass  # an event with the pictures at hand is worth more than none
-        return [prepared for time_s, prepared in self._kept if start_s <= time_s < end_s]
+        return [sightings for time_s, sightings in self._kept if start_s <= time_s < end_s]
 
     @property
     def remembered(self) -> int:
@@ -77,27 +76,32 @@ class Watcher:
         while self._kept and self._kept[0][0] < time_s:
             self._drop_oldest()
 
-    async def _look_at(self, frame: VideoFrame) -> Prepared | None:
+    async def _look_at(self, frame: VideoFrame) -> list[Sighting]:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._prepare, frame.image)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._see, frame.image)
         except Exception:
             # A picture that the detector cannot digest costs that picture, not the stream.
             self.counters.failed += 1
             logger.exception("a picture could not be looked at", extra={"failed": self.counters.failed})
-            return None
+            return []
 
-    async def _remember(self, time_s: float, prepared: Prepared | None) -> None:
+    async def _remember(self, time_s: float, sightings: list[Sighting]) -> None:
         async with self._advanced:
             self.counters.seen += 1
             self._watched_until_s = time_s
-            if prepared is None:
+            if not sightings:
                 self.counters.without_face += 1
             else:
-                self._kept.append((time_s, prepared))
-                self._kept_bytes += prepared.nbytes
+                self.counters.several_faces += len(sightings) > 1
+                self._kept.append((time_s, sightings))
+                self._kept_bytes += _bytes(sightings)
                 while self._kept_bytes > MEMORY_BYTES:
                     self._drop_oldest()
             self._advanced.notify_all()
 
     def _drop_oldest(self) -> None:
-        self._kept_bytes -= self._kept.popleft()[1].nbytes
+        self._kept_bytes -= _bytes(self._kept.popleft()[1])
+
+
+def _bytes(sightings: Iterable[Sighting]) -> int:
+    return sum(sighting.nbytes for sighting in sightings)

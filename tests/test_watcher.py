@@ -9,11 +9,16 @@ import pytest
 
 from streamer import watcher
 from streamer.signals import VideoFrame
-from streamer.watcher import Prepared, Watcher
+from streamer.watcher import Watcher
+from telme.features.sightings import Pixels, Sighting
 
 
-def picture(value: int) -> Prepared:
+def picture(value: int) -> Pixels:
     return np.full((4, 4, 3), value, np.uint8)
+
+
+def whole(image: Pixels) -> list[Sighting]:
+    return [Sighting(image)]
 
 
 async def pictures(*times_s: float) -> AsyncIterator[VideoFrame]:
@@ -22,31 +27,32 @@ async def pictures(*times_s: float) -> AsyncIterator[VideoFrame]:
         await asyncio.sleep(0)
 
 
-def values(prepared: list[Prepared]) -> list[int]:
-    return [int(image[0, 0, 0]) for image in prepared]
+def values(pictures: list[list[Sighting]]) -> list[int]:
+    return [int(sightings[0].pixels[0, 0, 0]) for sightings in pictures]
 
 
 async def test_the_pictures_of_a_stretch_are_those_from_its_start_to_before_its_end() -> None:
     with ThreadPoolExecutor(1) as worker:
-        seen = Watcher(lambda image: image, worker)
+        seen = Watcher(whole, worker)
         await seen.watch(pictures(0.0, 0.2, 0.4, 0.6))
         assert values(await seen.between(0.2, 0.6, wait_s=1.0)) == [1, 2]
         assert await seen.between(5.0, 6.0, wait_s=1.0) == []
 
 
-async def test_pictures_without_a_face_are_counted_and_left_out() -> None:
+async def test_pictures_without_a_face_are_counted_and_left_out_and_those_with_several_counted() -> None:
     with ThreadPoolExecutor(1) as worker:
-        seen = Watcher(lambda image: image if image[0, 0, 0] % 2 else None, worker)
+        seen = Watcher(lambda image: whole(image) * (image[0, 0, 0] % 3), worker)
         await seen.watch(pictures(0.0, 0.1, 0.2, 0.3))
-        assert values(await seen.between(0.0, 1.0, wait_s=1.0)) == [1, 3]
-        assert (seen.counters.seen, seen.counters.without_face) == (4, 2)
+        assert values(await seen.between(0.0, 1.0, wait_s=1.0)) == [1, 2]
+        counters = seen.counters
+        assert (counters.seen, counters.without_face, counters.several_faces) == (4, 2, 1)
 
 
 async def test_a_failing_detector_costs_the_picture_and_not_the_stream(caplog: pytest.LogCaptureFixture) -> None:
-    def detect(image: Prepared) -> Prepared:
+    def detect(image: Pixels) -> list[Sighting]:
         if image[0, 0, 0] == 1:
             raise RuntimeError("unusable picture")
-        return image
+        return whole(image)
 
     with ThreadPoolExecutor(1) as worker:
         seen = Watcher(detect, worker)
@@ -66,7 +72,7 @@ async def test_an_utterance_waits_for_its_pictures_but_not_for_a_camera_that_sto
         await asyncio.Event().wait()
 
     with ThreadPoolExecutor(1) as worker:
-        seen = Watcher(lambda image: image, worker)
+        seen = Watcher(whole, worker)
         watching = asyncio.create_task(seen.watch(slow()))
         assert values(await seen.between(0.0, 1.0, wait_s=0.05)) == [0]
         waiting = asyncio.create_task(seen.between(0.0, 1.0, wait_s=1.0))
@@ -80,7 +86,7 @@ async def test_an_utterance_waits_for_its_pictures_but_not_for_a_camera_that_sto
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "MEMORY_BYTES", 3 * picture(0).nbytes)
     with ThreadPoolExecutor(1) as worker:
-        seen = Watcher(lambda image: image, worker)
+        seen = Watcher(whole, worker)
         await seen.watch(pictures(*(index / 10 for index in range(10))))
         assert values(await seen.between(0.0, 9.0, wait_s=1.0)) == [7, 8, 9]
 
@@ -88,7 +94,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_is_forgotten_is_gone_and_its_room_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "MEMORY_BYTES", 5 * picture(0).nbytes)
     with ThreadPoolExecutor(1) as worker:
-        seen = Watcher(lambda image: image, worker)
+        seen = Watcher(whole, worker)
         await seen.watch(pictures(0.0, 0.1, 0.2, 0.3))
         seen.forget_before(0.2)
         assert seen.remembered == 2

@@ -19,7 +19,7 @@ from PIL import Image
 from telme.corpora.footage import FootageError
 from telme.corpora.records import Span
 from telme.corpora.waveforms import Samples, WaveformError
-from telme.features.video import Pixels
+from telme.features.sightings import Pixels
 
 SAMPLE_RATE_HZ = 22_050  # librosa's own, where no other is asked for
 FRAMES = 8

@@ -12,7 +12,8 @@ from av.error import FFmpegError
 from telme.bundle import VisualSpec
 from telme.corpora.decoding import DecodedFiles, DecodeError, decode_all, read
 from telme.corpora.records import Span, Utterance
-from telme.features.video import Pixels, VideoFeatures
+from telme.features.sightings import Pixels
+from telme.features.video import VideoFeatures
 
 
 class FootageError(DecodeError):

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from telme.bundle import VisualSpec
 from telme.features.faces import Box, FaceDetector
+from telme.features.sightings import Pixels, Sighting, look_at
 
-Pixels = npt.NDArray[np.uint8]
+FACES_MAX = 6  # of one picture, the largest: a crowd must not cost more time than there is
 T = TypeVar("T")
 
 
@@ -42,14 +43,22 @@ class VideoFeatures:
         Returns (S, S) grey or (S, S, 3) in the specification's order of colours, uint8; None when the input is face
         crops and no face is seen.
         """
+        sightings = self.see(rgb)
+        return sightings[0].pixels if sightings else None
+
+    def see(self, rgb: Pixels) -> list[Sighting]:
+        """Every face of a picture, the largest first; the whole picture where the model sees whole pictures.
+
+        rgb: (H, W, 3) uint8.
+        """
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
             raise ValueError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
         if self._detector is None:
-            return fit_square(_centre(rgb), self._spec)
-        faces = self._detector.detect(rgb)
-        if not faces:
-            return None
-        return fit_square(crop_face(rgb, max(faces, key=lambda face: face.area), self._spec.margin), self._spec)
+            return [Sighting(fit_square(_centre(rgb), self._spec))]
+        boxes = sorted(self._detector.detect(rgb), key=lambda box: box.area, reverse=True)[:FACES_MAX]
+        return [
+            Sighting(fit_square(crop_face(rgb, box, self._spec.margin), self._spec), look_at(rgb, box)) for box in boxes
+        ]
 
     def select(self, frames: Sequence[T], count: int | None = None) -> list[T]:
         """At most `count` (default: the specification's number) of an utterance's frames, in order.

@@ -14,6 +14,7 @@ from telme import bundle as bundles
 from telme.bundle import Backend, Bundle, BundleError, Modality, Part
 from telme.features.audio import AudioFeatures
 from telme.features.faces import FaceDetector
+from telme.features.sightings import Sighting
 from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.hub import open_bundle
@@ -131,6 +132,13 @@ class Recognizer:
         rgb: (height, width, 3), uint8.
         """
         return self._video.prepare(rgb)
+
+    def see(self, rgb: Frame) -> list[Sighting]:
+        """Every face of one picture, the largest first, each ready for `frames`; see `VideoFeatures.see`.
+
+        rgb: (height, width, 3), uint8.
+        """
+        return self._video.see(rgb)
 
     def encode_text(self, turns: Sequence[Turn]) -> Encoded | None:
         """turns: the dialogue, oldest first; the last is the utterance. None where its text is blank."""
