@@ -125,11 +125,14 @@ def _run(media: Sequence[Path], at_once: int, options: argparse.Namespace) -> Ru
     flags = ["--json", "--log-format", "json", "--asr", options.asr, "--set", f"recognition.at_once={at_once}"]
     for name, path in zip(names, media, strict=True):
         flags += ["--add-stream", f"{name}={path}"]
-        if options.fast:
-            flags += ["--set", f"streams.{name}.fast=true"]
     run = Run(len(media), at_once, seen_ms={name: [] for name in names})
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([*STREAM, *flags, *options.flags], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            [*STREAM, *flags, *(["--fast"] * options.fast), *options.flags],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
         watching = threading.Thread(target=_watch, args=(process, run.samples))
         watching.start()
         assert process.stdout is not None

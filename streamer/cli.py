@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sources = parser.add_argument_group("sources")
     sources.add_argument("--media", metavar="FILE|URL", help="media file or stream, with sound and perhaps a picture")
-    sources.add_argument("--fast", action="store_true", default=None, help="read a media file as fast as possible")
+    sources.add_argument("--fast", action="store_true", help="read media files as fast as possible")
     sources.add_argument("--microphone", metavar="NAME|INDEX", help='"default" is the system\'s own')
     sources.add_argument(
         "--camera",
@@ -146,7 +146,6 @@ def _parser() -> argparse.ArgumentParser:
 
 _SETTING_OF_FLAG = {
     "media": "sources.media",
-    "fast": "sources.fast",
     "microphone": "sources.microphone",
     "camera": "sources.camera",
     "bundle": "recognition.bundle",
@@ -172,7 +171,9 @@ def _flags(options: argparse.Namespace) -> Tree:
         for assignment in options.set:
             yield parse_assignment(assignment)
         for text in options.add_stream:
-            yield parse_stream(text)
+            yield parse_stream(text, fast=options.fast)
+        if options.fast and not options.add_stream:
+            yield nested("sources.fast", True)
         for flag, key in _SETTING_OF_FLAG.items():
             value = getattr(options, flag)
             if value is not None:

@@ -148,14 +148,14 @@ def parse_assignment(text: str) -> Tree:
     return nested(key, _scalar(value))
 
 
-def parse_stream(text: str) -> Tree:
+def parse_stream(text: str, fast: bool = False) -> Tree:
     """`kitchen=rtsp://camera/1` -> a tree. Raises ConfigurationError where the form is not NAME=FILE or NAME=URL."""
     name, separator, media = text.partition("=")
     if not separator or not name or not media:
         raise ConfigurationError(
             f"--add-stream needs NAME=FILE or NAME=URL, as in --add-stream kitchen=rtsp://camera/1, not {text!r}."
         )
-    return {"streams": {name: {"media": media}}}
+    return {"streams": {name: {"media": media, **({"fast": True} if fast else {})}}}
 
 
 def _sentence(error: ErrorDetails, layers: Mapping[str, Tree]) -> str:

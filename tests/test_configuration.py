@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.cli import main
 from streamer.configuration import (
     CONFIG_BYTES_MAX,
     ConfigurationError,
@@ -162,6 +163,14 @@ def test_several_streams_are_settings_of_several_single_ones(tmp_path: Path) -> 
     assert {one.node for one in (kitchen, two, hall)} == {"desk"}
     assert kitchen.each() == (kitchen,)
     assert StreamSettings.model_validate(yaml.safe_load(to_yaml(several))) == several
+
+
+def test_fast_is_for_every_stream_that_is_added(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--add-stream", "a=1.mp4", "--add-stream", "b=2.mp4", "--fast", "--print-config"]) == 0
+    added = StreamSettings.model_validate(yaml.safe_load(capsys.readouterr().out))
+    assert {one.stream: one.sources.fast for one in added.each()} == {"a": True, "b": True}
+    assert main(["--media", "1.mp4", "--fast", "--print-config"]) == 0
+    assert StreamSettings.model_validate(yaml.safe_load(capsys.readouterr().out)).sources.fast
 
 
 @pytest.mark.parametrize("text", ["kitchen", "=a.mp4", "kitchen="])
