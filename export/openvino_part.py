@@ -1,5 +1,6 @@
 """One part: PyTorch module -> OpenVINO model, compared with the module on real inputs."""
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -67,7 +68,8 @@ def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> 
         import nncf
     except ImportError as missing:
         raise ExportError(f'{precision} needs nncf ({missing}): run `pip install "telme-live[openvino]"`.') from missing
-    nncf.set_log_level("ERROR")
+    # Its own set_log_level would also set the level of handlers that others have put there.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     if precision == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     inputs = plan.calibration()
