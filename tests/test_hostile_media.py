@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from brokers import program
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from streams import ACTED, CONVERSATION
@@ -95,6 +95,7 @@ CHANGES = st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=8)), max_siz
 
 @limits(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(NAMES), changes=CHANGES, kept=PLACES | st.just(1.0), cut=st.none() | PLACES)
+@example(name="clip.mp3", changes=[(0.015625, b"\x80")], kept=1.0, cut=None)  # a tag that is no UTF-8
 def test_a_spoilt_clip_is_read_as_far_as_it_goes(
     reader: Reader,
     clips: dict[str, bytes],

@@ -60,6 +60,10 @@ def open_media(address: str, stall_s: float) -> InputContainer:
     return container
 
 
+# Titles and comments are nobody's business here, and old files hold them in whatever encoding.
+TAGS = "replace"
+
+
 def connect(address: str, stall_s: float) -> InputContainer:
     """Open without looking at what is inside. Raises av.error.FFmpegError."""
     container: InputContainer
@@ -68,9 +72,9 @@ def connect(address: str, stall_s: float) -> InputContainer:
         options = {"fpsprobesize": "0"}
         if address.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"
-        container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, stall_s))
+        container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, stall_s), metadata_errors=TAGS)
     else:
-        container = av.open(address)
+        container = av.open(address, metadata_errors=TAGS)
     for stream in container.streams.video:
         stream.codec_context.options = {"max_pixels": str(PIXELS_MAX)}
         if stream.width * stream.height > PIXELS_MAX:

@@ -51,7 +51,7 @@ def sound(path: Path) -> Samples:
 def _sound_of_video(path: Path) -> tuple[Samples, int]:
     """(n, channels) at the file's own rate, through 16-bit integers as the `ffmpeg` program gives them to librosa."""
     resampler = av.AudioResampler(format="s16")
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.audio[0]
         heard = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
         heard += resampler.resample(None)

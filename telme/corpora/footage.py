@@ -59,7 +59,7 @@ def pictures(path: Path, features: VideoFeatures, count: int, span_s: Span | Non
     Raises FootageError where the file is damaged or shows nothing in the span.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise FootageError(f"{path} holds no pictures.", "video file without pictures")
             prepared = [features.prepare(picture) for picture in _shown(container, count, span_s)]

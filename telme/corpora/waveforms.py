@@ -60,7 +60,7 @@ def read(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
 def _sound_of_video(path: Path, sample_rate_hz: int) -> Samples:
     # FFmpeg mixes integers so that they cannot overflow; floats would come out louder, and above 1.
     resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         heard = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     heard += resampler.resample(None)  # what the filter still holds
     samples = np.concatenate([chunk.to_ndarray()[0] for chunk in heard])
