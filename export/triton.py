@@ -61,7 +61,7 @@ def _write_model(repository: Path, config: "ModelConfig", file: Path) -> None:
 
 def _demand_schema() -> None:
     try:
-        import tritonclient.grpc  # noqa: F401
+        import tritonclient.grpc  # noqa: F401 - only to see whether it is there
     except (ImportError, RuntimeError) as missing:  # RuntimeError: it is there, without what its grpc part needs
         raise ExportError('Triton\'s schema is missing: run `pip install "telme-live[triton]"`.') from missing
 

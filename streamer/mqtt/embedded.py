@@ -144,7 +144,7 @@ class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is unt
         return read
 
 
-class _NoticingWriter(StreamWriterAdapter):  # type: ignore[misc]
+class _NoticingWriter(StreamWriterAdapter):  # type: ignore[misc]  # likewise
     """Calls a function whenever the broker writes."""
 
     def __init__(self, writer: asyncio.StreamWriter, on_write: Callable[[], None]) -> None:

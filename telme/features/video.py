@@ -43,22 +43,33 @@ class VideoFeatures:
         Returns (S, S) grey or (S, S, 3) in the specification's order of colours, uint8; None when the input is face
         crops and no face is seen.
         """
-        sightings = self.see(rgb)
-        return sightings[0].pixels if sightings else None
+        if self._detector is None:
+            return self._whole(rgb)
+        boxes = self._boxes(rgb, self._detector)
+        return self._crop(rgb, boxes[0]) if boxes else None
 
     def see(self, rgb: Pixels) -> list[Sighting]:
         """Every face of a picture, the largest first; the whole picture where the model sees whole pictures.
 
         rgb: (H, W, 3) uint8.
         """
-        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-            raise ValueError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
         if self._detector is None:
-            return [Sighting(fit_square(_centre(rgb), self._spec))]
-        boxes = sorted(self._detector.detect(rgb), key=lambda box: box.area, reverse=True)[:FACES_MAX]
-        return [
-            Sighting(fit_square(crop_face(rgb, box, self._spec.margin), self._spec), look_at(rgb, box)) for box in boxes
-        ]
+            return [Sighting(self._whole(rgb))]
+        boxes = self._boxes(rgb, self._detector)[:FACES_MAX]
+        return [Sighting(self._crop(rgb, box), look_at(rgb, box)) for box in boxes]
+
+    def _whole(self, rgb: Pixels) -> Pixels:
+        _demand_picture(rgb)
+        return fit_square(_centre(rgb), self._spec)
+
+    def _crop(self, rgb: Pixels, box: Box) -> Pixels:
+        return fit_square(crop_face(rgb, box, self._spec.margin), self._spec)
+
+    @staticmethod
+    def _boxes(rgb: Pixels, detector: FaceDetector) -> list[Box]:
+        """The largest first."""
+        _demand_picture(rgb)
+        return sorted(detector.detect(rgb), key=lambda box: box.area, reverse=True)
 
     def select(self, frames: Sequence[T], count: int | None = None) -> list[T]:
         """At most `count` (default: the specification's number) of an utterance's frames, in order.
@@ -130,6 +141,11 @@ def crop_face(rgb: Pixels, face: Box, margin: float) -> Pixels:
     after = (max(0, top + side - height), max(0, left + side - width))
     crop: Pixels = cv2.copyMakeBorder(inside, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
     return crop
+
+
+def _demand_picture(rgb: Pixels) -> None:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise ValueError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
 
 
 def _centre(rgb: Pixels) -> Pixels:
