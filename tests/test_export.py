@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import small_run
+from export_command import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -65,15 +66,6 @@ def inputs_read_once(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
 def broken(run: Path, tmp_path: Path) -> Path:
     """A copy of the run to break."""
     return Path(shutil.copytree(run, tmp_path / "run"))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The sentence with which the command ends."""
-    assert main([str(argument) for argument in arguments]) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("telme-export: ")
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.corpora

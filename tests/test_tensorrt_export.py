@@ -12,6 +12,7 @@ import fake_gpu
 import pytest
 import small_run
 from engine_plans import plans
+from export_command import refused
 from full_disk import files_of_at_most
 from onnx import ModelProto
 from packages import required
@@ -65,15 +66,6 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UnfitError("There is no usable NVIDIA GPU here.")
 
     monkeypatch.setattr(gpu, "device", none)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The sentence with which the command ends."""
-    assert main([str(argument) for argument in arguments]) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("telme-export: ")
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.slow

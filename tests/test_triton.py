@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import small_run
+from export_command import refused
 from fake_triton import Arrays, Server, read_config
 from full_disk import files_of_at_most
 from packages import required
@@ -238,15 +239,6 @@ def test_engines_that_triton_cannot_run(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="export the run without --strip-weights"):
         triton.export(changed("text", flavour="tensorrt", stripped=True), tmp_path / "models")
     assert list(tmp_path.iterdir()) == []
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The sentence with which the command ends."""
-    assert main([str(argument) for argument in arguments]) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("telme-export: ")
-    assert "\n" not in message
-    return message
 
 
 def test_the_command_writes_a_repository(tmp_path: Path) -> None:
