@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from telme.training import cli
 from telme.training.errors import TrainingError
-from telme.training.loop import BEST, STATE, own_batches
+from telme.training.loop import KEPT, STATE, own_batches
 from telme.training.processes import launched, together
 
 TASK = Path(process_task.__file__)
@@ -51,7 +51,7 @@ def run_both(*arguments: str | Path) -> list[tuple[int, str]]:
 
 
 def assert_close(folder: Path, other: Path) -> None:
-    for name in (BEST, STATE):
+    for name in (KEPT, STATE):
         one, two = load_file(folder / name), load_file(other / name)
         assert one.keys() == two.keys()
         for key in one:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from telme.training.config import Schedule
 from telme.training.errors import TrainingError
-from telme.training.loop import BEST, STATE, decay_groups, fit, rate_factor
+from telme.training.loop import KEPT, STATE, decay_groups, fit, rate_factor
 
 
 class Blobs:
@@ -56,7 +56,8 @@ def test_learns_and_leaves_the_best_weights_in_the_model(tmp_path: Path) -> None
     assert not task.model.training
 
 
-def test_the_best_epoch_on_dev_is_kept_not_the_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep", "score"), [("best", 0.9), ("last", 0.8)])
+def test_the_best_epoch_on_dev_is_kept_or_the_last(keep: str, score: float, tmp_path: Path) -> None:
     class Overtrained(Blobs):
         """Best after its second epoch."""
 
@@ -64,13 +65,13 @@ def test_the_best_epoch_on_dev_is_kept_not_the_last(tmp_path: Path) -> None:
             self.weights = [parameter.clone() for parameter in self.model.parameters()]
             if self.epoch == 1:
                 self.at_best = self.weights
-            return {"score": [0.5, 0.9, 0.8, 0.9][self.epoch]}
+            return {"score": [0.5, 0.9, 0.9, 0.8][self.epoch]}
 
     task = Overtrained()
-    assert fit(task, SCHEDULE, tmp_path, seed=1) == {"score": 0.9}
+    assert fit(task, SCHEDULE.model_copy(update={"keep": keep}), tmp_path, seed=1) == {"score": score}
     for kept, best, last in zip(task.model.parameters(), task.at_best, task.weights, strict=True):
-        assert torch.equal(kept, best)
-        assert not torch.equal(kept, last)
+        assert not torch.equal(best, last)
+        assert torch.equal(kept, best if keep == "best" else last)
 
 
 def test_every_epoch_s_metrics_are_logged(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     fit(Blobs(), SCHEDULE, tmp_path / "cut", seed=1)
-    for name in (BEST, STATE):
+    for name in (KEPT, STATE):
         whole, cut = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         assert whole.keys() == cut.keys()
         for key in whole:

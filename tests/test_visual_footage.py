@@ -24,7 +24,7 @@ from telme.models.visual import VisualDimensions, VisualStudent
 from telme.training.config import Distillation, Schedule, VisualSettings
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
-from telme.training.loop import BEST, STATE, fit
+from telme.training.loop import KEPT, STATE, fit
 from telme.training.visual_footage import Batch, FootageTask, ShuffledFootage
 
 TIMESFORMER = {
@@ -131,7 +131,7 @@ def test_a_killed_run_with_a_queue_ends_in_the_same_weights(tmp_path: Path) -> N
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     fit(task_in(tmp_path, QUEUED), QUEUED.schedule, cut, seed=1)
-    for name in (BEST, STATE):
+    for name in (KEPT, STATE):
         one, other = load_file(whole / name), load_file(cut / name)
         assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
 
@@ -156,6 +156,16 @@ def test_the_teacher_says_the_same_in_company_as_alone(tmp_path: Path) -> None:
         (alone,) = ask_teacher(folder, [utterance], small_run.VECTOR["text"]).values()
         torch.testing.assert_close(together[utterance.id].vector, alone.vector)
         torch.testing.assert_close(together[utterance.id].logits, alone.logits)
+
+
+def test_a_hurried_teacher_says_nearly_the_same(tmp_path: Path) -> None:
+    folder = small_run.write(tmp_path) / "text"
+    asked = [Utterance(str(n), "train", "joy", "joy", "s", turns=(Turn("a", "what " * n),)) for n in range(1, 5)]
+    exact, hurried = (ask_teacher(folder, asked, bf16=bf16) for bf16 in (False, True))
+    for name, answer in hurried.items():
+        assert answer.logits.dtype == torch.float32
+        torch.testing.assert_close(answer.logits, exact[name].logits, rtol=0.02, atol=0.02)
+    assert any(not torch.equal(hurried[name].logits, exact[name].logits) for name in exact)
 
 
 def test_vectors_of_different_lengths_cannot_be_compared(tmp_path: Path) -> None:

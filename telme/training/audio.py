@@ -69,7 +69,7 @@ def train(config: TrainingConfig) -> None:
     model = _student(settings, config.labels)
     clips = load_speech(config, corpora)
     taught = [clip.utterance for clip in select(clips, "train")]
-    answers = ask_teacher(config.folder / "text", taught, settings.vector)
+    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16)
     task = AudioTask(model, clips, settings, config.seed, answers, config.labels)
     folder = config.folder / "audio"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())

@@ -30,6 +30,9 @@ class Schedule(_Section):
         exclude=True,  # a run that is to end earlier or later is still the same run, and is continued
         description="end after so many of the epochs that the rate is planned for; null trains them all",
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights of the epoch that does best on dev, or of the last: where dev is too small to tell"
+    )
     batch: int = Field(ge=1, description="items per batch")
     learning_rate: float = Field(gt=0, description="peak, reached at the end of the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of all optimiser steps")

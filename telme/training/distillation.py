@@ -32,12 +32,15 @@ class Answer:
 
 
 @torch.inference_mode()
-def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int | None = None) -> dict[str, Answer]:
+def ask_teacher(
+    folder: Path, utterances: Iterable[Utterance], vector: int | None = None, bf16: bool = False
+) -> dict[str, Answer]:
     """The teacher's answers by utterance id; utterances without text get none.
 
     The teacher is frozen, and reads what was really said: it is asked once, before the student's training.
     folder: the trained text part; looked at only when some utterance has text.
     vector: length of the student's vectors, which L_feature compares with the teacher's; None where it does not.
+    bf16: calculate in bfloat16, as the student does; the answers are float32 all the same.
     Raises TrainingError when the teacher is needed and missing or damaged, or its vectors have another length.
     """
     asked = [utterance for utterance in utterances if utterance.turns]
@@ -59,8 +62,11 @@ def ask_teacher(folder: Path, utterances: Iterable[Utterance], vector: int | Non
     batches = bucketed([len(prompt) for prompt in prompts], _AT_ONCE)
     for places in tracked(batches, len(batches), "asking the teacher", "batches"):
         input_ids, attention_mask = reader.batch([prompts[place] for place in places])
-        vectors, logits = teacher(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
-        for place, row_vector, row_logits in zip(places, vectors.cpu(), logits.cpu(), strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            vectors, logits = teacher(
+                torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+            )
+        for place, row_vector, row_logits in zip(places, vectors.cpu().float(), logits.cpu().float(), strict=True):
             answers[asked[place].id] = Answer(row_vector.clone(), row_logits.clone())
     return answers
 

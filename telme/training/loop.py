@@ -1,4 +1,4 @@
-"""The training loop that all parts share: optimise, evaluate, keep the best, survive a kill.
+"""The training loop that all parts share: optimise, evaluate, keep the best or the last, survive a kill.
 
 Every epoch starts from its own random seed, and the whole state is one file that is replaced atomically after
 each epoch. So a run that was killed continues from its last finished epoch and ends in the same weights.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate.utils import send_to_device, set_seed
@@ -30,7 +30,7 @@ from telme.training.processes import together
 
 log = logging.getLogger(__name__)
 
-BEST = "best.safetensors"
+KEPT = "kept.safetensors"
 STATE = "state.safetensors"
 SCORE = "score"
 
@@ -102,9 +102,10 @@ class _State(BaseModel):
     run: str
     history: list[Epoch] = []
 
-    @property
-    def best(self) -> int:
-        """The first epoch with the highest score."""
+    def kept(self, keep: Literal["best", "last"]) -> int:
+        """The last epoch, or the first with the highest score."""
+        if keep == "last":
+            return len(self.history) - 1
         return max(range(len(self.history)), key=lambda epoch: self.history[epoch].metrics[SCORE])
 
 
@@ -132,9 +133,9 @@ def own_batches(batches: Batches, number: int, count: int) -> Iterator[Any]:
 
 
 def fit(task: Task, schedule: Schedule, folder: Path, seed: int, settings: str = "") -> dict[str, float]:
-    """Train `task.model` and leave the weights of the best epoch in it; returns that epoch's metrics.
+    """Train `task.model` and leave the weights of the epoch that is kept in it; returns that epoch's metrics.
 
-    folder: where state, best weights and TensorBoard's scalars are written; a run found there is continued.
+    folder: where state, kept weights and TensorBoard's scalars are written; a run found there is continued.
     settings: whatever else must be equal for a run to be continued, such as the stage's configuration.
     All processes that train together must call it alike, and see the same folder.
     Raises TrainingError when the folder holds another run, or the loss is no longer finite.
@@ -182,9 +183,9 @@ class _Fit:
                     for name, value in {"train_loss": done.train_loss, **done.metrics}.items():
                         writer.add_scalar(name, value, epoch + 1)
         self._processes.wait()
-        self._task.model.load_state_dict(load_file(self._folder / BEST, device=str(self._device)))
+        self._task.model.load_state_dict(load_file(self._folder / KEPT, device=str(self._device)))
         self._task.model.eval()
-        return self._state.history[self._state.best].metrics
+        return self._state.history[self._state.kept(self._schedule.keep)].metrics
 
     def _last_epoch(self) -> int:
         return min(self._schedule.epochs, self._schedule.stop_after or self._schedule.epochs)
@@ -266,10 +267,10 @@ class _Fit:
             self._write()
 
     def _write(self) -> None:
-        """Write the best weights before the state: a kill between the two only repeats the epoch."""
+        """Write the kept weights before the state: a kill between the two only repeats the epoch."""
         weights = {name: tensor.contiguous() for name, tensor in self._task.model.state_dict().items()}
-        if self._state.best == len(self._state.history) - 1:
-            _replace(self._folder / BEST, weights, {})
+        if self._state.kept(self._schedule.keep) == len(self._state.history) - 1:
+            _replace(self._folder / KEPT, weights, {})
         moments = {
             f"optimizer.{index}.{name}": tensor.contiguous()
             for index, moment in self._optimizer.state_dict()["state"].items()

@@ -54,7 +54,9 @@ def train(config: TrainingConfig) -> None:
         model = Teacher.pretrained(
             locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(config.labels)
         )
-    answers = _ask_bigger(settings.taught_by, corpus.split("train"), config.labels) if settings.taught_by else {}
+    answers = {}
+    if settings.taught_by:
+        answers = _ask_bigger(settings.taught_by, corpus.split("train"), config.labels, settings.schedule.bf16)
     task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, answers, config.labels)
     folder = config.folder / "text"
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
@@ -78,14 +80,16 @@ def train(config: TrainingConfig) -> None:
     log.info("text teacher written to %s", folder)
 
 
-def _ask_bigger(bigger: BiggerTeacher, items: Sequence[Utterance], labels: tuple[str, ...]) -> dict[str, Answer]:
+def _ask_bigger(
+    bigger: BiggerTeacher, items: Sequence[Utterance], labels: tuple[str, ...], bf16: bool
+) -> dict[str, Answer]:
     folder = bigger.run / "text"
     if (known := checkpoint.read(folder).labels) != labels:
         raise TrainingError(
             f"The teacher in {folder} answers in {', '.join(known)}, not in {', '.join(labels)}; name another run in "
             "teacher.taught_by.run."
         )
-    return ask_teacher(folder, items)
+    return ask_teacher(folder, items, bf16=bf16)
 
 
 class TeacherTask:
