@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import small_run
+from engine_plans import plans
 from export_command import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +17,18 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from export import bundle as exporter
-from export import parity
+from export import parity, part
 from export.cli import main
 from export.errors import ExportError
 from export.parity import Answer
+from export.part import PartName
 from export.precision import quantized
 from export.samples import COUNT, Samples
+from export.torch_model import TorchModel
 from export.trained import Trained
 from telme.bundle import Bundle, Precision
 from telme.features.text import Turn
+from telme.runtime import backends
 from telme.runtime.recognizer import Inputs, Recognizer
 
 
@@ -75,9 +79,9 @@ def test_the_bundle_says_how_far_it_strays(exported: Path) -> None:
     assert manifest.calibration.audio_visual == 0.75
     assert manifest.training.corpora == ("MELD", "RAVDESS")
     assert len(manifest.training.scores) == 4
-    for _, part in manifest.parts.named():
-        assert part.parity is not None
-        assert part.parity.items == COUNT
+    for _, described in manifest.parts.named():
+        assert described.parity is not None
+        assert described.parity.items == COUNT
     assert manifest.parts.fusion.parity is not None
     assert manifest.parts.fusion.parity.max_abs_error < 1e-4
 
@@ -292,6 +296,20 @@ def test_demands(precision: Precision) -> None:
     others = [said[0], said[1], said[3], said[2]]
     with pytest.raises(ExportError, match=r"50.0% of 4 items"):
         parity.demand("text", precision, parity.compare(said, others))
+
+
+@pytest.mark.parametrize("precision", ["int8-static", "int8-dynamic"])
+@pytest.mark.parametrize("name", ["text", "audio", "visual", "fusion"])
+def test_every_part_multiplies_in_int8(
+    name: PartName, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "demand", lambda *_: None)
+    plan = plans()[name]
+    made = part.export(plan, precision, tmp_path)
+    found = backends.load(tmp_path / made.file, made, threads=1).run(plan.example)
+    wanted = TorchModel(plan.module, plan.signature).run(plan.example)
+    # Logits of about 1, by weights that are random and few, which quantise worse than trained ones.
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=0.5)
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ from engine_plans import plans
 from packages import required
 
 from export import bundle as exporter
-from export import choice, openvino_part, parity, part
+from export import choice, openvino_part, parity
 from export.choice import EXACT_WAYS, ONNX_WAYS, OPENVINO_WAYS, Way
 from export.cli import main
 from export.errors import ExportError
@@ -71,16 +71,6 @@ def test_every_part_answers_in_every_precision(name: PartName, precision: Precis
         np.testing.assert_allclose(
             found, wanted["logits"][:4] if rows > 1 else wanted["logits"][1:2], atol=ERRORS[precision]
         )
-
-
-@pytest.mark.usefixtures("undemanding")
-@pytest.mark.parametrize("name", PARTS)
-def test_onnx_runtime_multiplies_in_int8_with_fixed_scales(name: PartName, tmp_path: Path) -> None:
-    plan = plans()[name]
-    made = part.export(plan, "int8-static", tmp_path)
-    found = backends.load(tmp_path / made.file, made, threads=1).run(plan.example)
-    wanted = TorchModel(plan.module, plan.signature).run(plan.example)
-    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=ERRORS["int8-static"])
 
 
 def test_threads_share_a_model(bundle: Path) -> None:
