@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DEVICE = "CPU"
 
-# Operations that stay compiled for shapes which a model has met. A call has fewer; OpenVINO's default of 5,000 is a
-# gigabyte after 900 lengths of speech.
+# Operations that stay compiled for shapes which a model has met. By OpenVINO's default of 5,000, each new length of
+# speech adds a megabyte.
 _COMPILED_MAX = 64
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from telme.corpora.records import Corpus
 from telme.training.errors import TrainingError
 
 ConversationName = Literal["meld", "iemocap"]
+Keep = Literal["best", "last"]
 Selection = Literal["weighted_f1", "macro_f1", "accuracy"]  # what the best epoch has most of, on dev
 
 
@@ -30,7 +31,7 @@ class Schedule(_Section):
         exclude=True,  # a run that is to end earlier or later is still the same run, and is continued
         description="end after so many of the epochs that the rate is planned for; null trains them all",
     )
-    keep: Literal["best", "last"] = Field(
+    keep: Keep = Field(
         "best", description="weights of the epoch that does best on dev, or of the last: where dev is too small to tell"
     )
     batch: int = Field(ge=1, description="items per batch")

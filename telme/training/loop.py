@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate.utils import send_to_device, set_seed
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from telme.progress import bar, log_tenths
-from telme.training.config import Schedule
+from telme.training.config import Keep, Schedule
 from telme.training.errors import TrainingError
 from telme.training.processes import together
 
@@ -102,7 +102,7 @@ class _State(BaseModel):
     run: str
     history: list[Epoch] = []
 
-    def kept(self, keep: Literal["best", "last"]) -> int:
+    def kept(self, keep: Keep) -> int:
         """The last epoch, or the first with the highest score."""
         if keep == "last":
             return len(self.history) - 1
