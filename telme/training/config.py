@@ -142,9 +142,17 @@ class VisualSettings(_Section):
     corpus: Literal["fer2013", "meld", "iemocap"] = "fer2013"
     select_by: Selection = "accuracy"
     augmentation: FaceAugmentation = Field(FaceAugmentation(), description="of face crops")
-    taught_by: TaughtBy | None = Field(None, description="on FER2013; even an equal helps, since its labels are noisy")
+    taught_by: TaughtBy | None = Field(None, description="on FER2013; from clips the text teacher teaches")
     distillation: Distillation = Distillation()
     schedule: Schedule
+
+    @model_validator(mode="after")
+    def _clips_have_their_teacher(self) -> Self:
+        if self.taught_by is not None and self.corpus != "fer2013":
+            raise ValueError(
+                "`taught_by` is for `corpus: fer2013`; from clips the student learns what the run's text teacher says"
+            )
+        return self
 
 
 class FusionSettings(_Section):
