@@ -8,6 +8,7 @@ Every utterance is analysed with and without it by turns, so that other load on 
 import argparse
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ async def _compare(without: Analyst, told_apart: Analyst, utterances: list[Utter
     for utterance in utterances:
         took = {}
         for analyst in rng.permutation([without, told_apart]):
-            analysis = await analyst.analyse(Cut(utterance, time.monotonic()))
+            analysis = await analyst.analyse(Cut(utterance, time.monotonic(), datetime.now(UTC)))
             took[analyst] = analysis.took_ms
             if analysis.voice is not None:
                 voice_ms.append(analysis.voice.elapsed_ms)

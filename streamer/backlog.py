@@ -3,16 +3,22 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
 
 from streamer.utterance import Utterance
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """An utterance or a draft, and the moment (monotonic seconds) at which the segmenter gave it out."""
+    """An utterance or a draft.
+
+    at: the moment at which the segmenter gave it out, in monotonic seconds.
+    began_at: wall-clock time of the stream's first sample, as this utterance is dated (see WallClock).
+    """
 
     utterance: Utterance
     at: float
+    began_at: datetime
 
 
 class Backlog:

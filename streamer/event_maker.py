@@ -1,7 +1,7 @@
 """Analyses -> events."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from streamer.analysis import Analysis
 from streamer.backlog import Cut
@@ -14,11 +14,9 @@ class EventMaker:
     """Makes the events of one stream.
 
     session: tells the utterances of this run from those of others.
-    began_at: wall-clock time of the stream's first sample.
     """
 
-    def __init__(self, settings: StreamSettings, bundle: BundleId, session: str, began_at: datetime) -> None:
-        self.began_at = began_at
+    def __init__(self, settings: StreamSettings, bundle: BundleId, session: str) -> None:
         self._settings = settings
         self._bundle = bundle
         self._session = session
@@ -53,8 +51,8 @@ class EventMaker:
             revision=revision,
             start_s=utterance.start_s,
             end_s=utterance.end_s,
-            started_at=self.began_at + timedelta(seconds=utterance.start_s),
-            ended_at=self.began_at + timedelta(seconds=utterance.end_s),
+            started_at=cut.began_at + timedelta(seconds=utterance.start_s),
+            ended_at=cut.began_at + timedelta(seconds=utterance.end_s),
             end_reason=reason.value if isinstance(reason, EndReason) else None,
             speaker=analysis.speaker,
             transcript=self._transcript(analysis),

@@ -29,6 +29,7 @@ from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
 from streamer.speakers import SpeakerCounters, Speakers
 from streamer.speculation import Speculation, SpeculationCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
+from streamer.wall_clock import WallClock
 from streamer.watcher import PictureCounters, Watcher
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Pipeline:
         self.paused = False
         self._settings = settings
         self._sinks = sinks
-        self._clock = clock
+        self._wall_clock = WallClock(clock, source.live)
         self._watcher = Watcher(models.recognizer.see, models.workers.faces)
         self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
         self._place = models.scheduler.join(urgent=lambda: self._backlog.first.utterance.over)
@@ -127,7 +128,7 @@ class Pipeline:
         self._speculation = Speculation()
         bundle = models.recognizer.bundle
         bundle_id = BundleId(name=bundle.manifest.name, sha256=bundle.sha256)
-        self._events = EventMaker(settings, bundle_id, session=uuid.uuid4().hex[:12], began_at=clock())
+        self._events = EventMaker(settings, bundle_id, session=uuid.uuid4().hex[:12])
         self._now = 0  # end of what was heard, in samples of the stream clock
         self._stop = asyncio.Event()
 
@@ -167,7 +168,7 @@ class Pipeline:
 
     async def run(self) -> None:
         """Runs until the source ends or `stop` is called; then the utterance in hand is finished."""
-        self._events.began_at = self._clock()
+        self._wall_clock.begin()
         watching = asyncio.create_task(self._watcher.watch(self.source.frames()), name="watch")
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -210,21 +211,26 @@ class Pipeline:
         elif self.paused:
             utterances = self.segmenter.flush(EndReason.GAP)
             self.counters.paused_samples += len(chunk.samples)
-            self._now = chunk.end
+            self._hear_until(chunk.end)
         else:
             utterances = self.segmenter.push(chunk)
-            self._now = chunk.end
+            self._hear_until(chunk.end)
         for utterance in utterances:
             await self._hand_over(utterance)
         if not self.counters.pending and not self.segmenter.speaking:
             self._watcher.forget_before(self.heard_s - PICTURE_MEMORY_S)
+
+    def _hear_until(self, end: int) -> None:
+        self._now = end
+        self._wall_clock.heard(self.heard_s)
 
     async def _hand_over(self, utterance: Utterance) -> None:
         if utterance.over:
             self.counters.utterances += 1
         else:
             self.counters.drafts += 1
-        for dropped in await self._backlog.put(Cut(utterance, time.monotonic())):
+        cut = Cut(utterance, time.monotonic(), self._wall_clock.began_at(utterance.number))
+        for dropped in await self._backlog.put(cut):
             if not dropped.utterance.over:
                 self.counters.dropped_drafts += 1
                 continue

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +14,7 @@ from streamer.utterance import EndReason, Unfinished, Utterance
 
 def cut(number: int, *, over: bool = True) -> Cut:
     reason = EndReason.SILENCE if over else Unfinished.PAUSE
-    return Cut(Utterance(number, 0, 1, 2, 0, np.zeros(1, np.float32), reason), at=0.0)
+    return Cut(Utterance(number, 0, 1, 2, 0, np.zeros(1, np.float32), reason), at=0.0, began_at=datetime.now(UTC))
 
 
 async def fill(backlog: Backlog, cuts: list[Cut]) -> list[Cut]:

@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,43 @@ async def test_an_utterance_that_a_model_cannot_digest_is_counted_and_the_stream
     assert stream.counters.failed_utterances == 1
     assert stream.counters.pending == 0
     assert "could not be recognised" in caplog.text
+
+
+class Burst:
+    """A server that sends at once, to a new client, what it has stored."""
+
+    live = True
+
+    def __init__(self, source: Source) -> None:
+        self.counters = SourceCounters()
+        self._source = source
+
+    async def __aenter__(self) -> "Burst":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    def audio(self) -> AsyncIterator[AudioChunk]:
+        return self._source.audio()
+
+    def frames(self) -> AsyncIterator[VideoFrame]:
+        return self._source.frames()
+
+
+async def test_a_live_stream_is_dated_by_its_newest_sound(recognizer: Recognizer) -> None:
+    """All of it comes in one instant: so every utterance ended before that, by as much as had followed it by then."""
+    events, now = Events(), datetime(2026, 1, 1, 12, tzinfo=UTC)
+    async with open_source(SETTINGS.sources, rate_hz=5) as source:
+        segmenter = Segmenter(SETTINGS.segmentation, make_detector(SETTINGS.vad), drafts=False)
+        models = Models(recognizer, None, None)
+        stream = Pipeline(SETTINGS, Burst(source), segmenter, models, [events], clock=lambda: now)
+        await stream.run()
+    assert len(events) > 1
+    for event in events:
+        waited_s = event.latency_ms.endpoint / 1000
+        assert (now - event.ended_at).total_seconds() == pytest.approx(waited_s, abs=0.1)
+        assert (event.ended_at - event.started_at).total_seconds() == pytest.approx(event.end_s - event.start_s)
 
 
 class Patient:
