@@ -1,7 +1,7 @@
 """The audio student: pretrained weights, independence of padding, rebuilding, export, and how it is trained."""
 
 import struct
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import ctranslate2
@@ -46,7 +46,6 @@ DATA2VEC = Data2VecDimensions(
     }
 )
 VARIANTS = [
-    AudioDimensions(replace(WHISPER, states="every"), vector=8, labels=7, pooling="mean_std", standardise=True),
     AudioDimensions(WHISPER, vector=8, labels=7, pooling="mean_std", standardise=True, dropout=0.3),
     AudioDimensions(WHISPER, vector=8, labels=7, pooling="mean", corpus_labels={"ravdess": 8}),
     AudioDimensions(DATA2VEC, vector=8, labels=7, pooling="mean"),
@@ -55,8 +54,7 @@ VARIANTS = [
 
 
 def name_of(dimensions: AudioDimensions) -> str:
-    states = getattr(dimensions.backbone, "states", "last")
-    return f"{dimensions.backbone.family}-{dimensions.pooling}-{states}"
+    return f"{dimensions.backbone.family}-{dimensions.pooling}"
 
 
 def built(dimensions: AudioDimensions) -> tuple[AudioStudent, AudioFeatures]:
@@ -96,25 +94,6 @@ def test_a_student_can_start_from_the_first_layers() -> None:
     assert student.dimensions.backbone == WhisperDimensions(mel_bins=80, width=384, layers=2, heads=6)
     for name, tensor in student.backbone.state_dict().items():
         torch.testing.assert_close(tensor, weights.state[name])
-
-
-def test_every_layer_s_states_lie_side_by_side_and_the_last_ones_are_the_encoder_s(speech: np.ndarray) -> None:
-    every = AudioStudent.pretrained(PACKAGED, 16, 7, states="every").backbone.eval()
-    last = AudioStudent.pretrained(PACKAGED, 16, 7).backbone.eval()
-    first = AudioStudent.pretrained(PACKAGED, 16, 7, layers=1).backbone.eval()
-    first.norm = torch.nn.Identity()  # a layer that others follow is not normalised
-    features = tensors(AudioFeatures(AudioSpec(kind="log_mel", max_s=10.0)), [speech[:32_000]])
-    with torch.inference_mode():
-        hidden = every(*features)[0]
-        torch.testing.assert_close(hidden[..., :384], first(*features)[0])
-        torch.testing.assert_close(hidden[..., -384:], last(*features)[0])
-    assert hidden.shape[-1] == every.width == 4 * 384
-
-
-def test_only_whisper_pools_every_layer(tmp_path: Path) -> None:
-    Data2VecAudioConfig(**DATA2VEC.config).save_pretrained(tmp_path)
-    with pytest.raises(SourceError, match="only the last hidden states"):
-        AudioStudent.pretrained(str(tmp_path), 16, 7, states="every")
 
 
 @pytest.mark.parametrize("dimensions", VARIANTS, ids=name_of)

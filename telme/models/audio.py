@@ -11,7 +11,7 @@ from transformers import AutoConfig, Data2VecAudioConfig, Data2VecAudioModel
 
 from telme.models.data2vec import Data2VecEncoder
 from telme.models.sources import SourceError, locate
-from telme.models.whisper import States, WhisperEncoder
+from telme.models.whisper import WhisperEncoder
 from telme.models.whisper_weights import MODEL_FILE, EncoderWeights
 
 Pooling = Literal["mean", "mean_std", "first"]
@@ -19,16 +19,12 @@ Pooling = Literal["mean", "mean_std", "first"]
 
 @dataclass(frozen=True)
 class WhisperDimensions:
-    """A Whisper encoder, or its first layers; reads log-Mel frames.
-
-    width: of one layer. states: which layers' hidden states are pooled.
-    """
+    """A Whisper encoder, or its first layers; reads log-Mel frames."""
 
     mel_bins: int
     width: int
     layers: int
     heads: int
-    states: States = "last"
     family: Literal["whisper"] = "whisper"
 
 
@@ -87,7 +83,6 @@ class AudioStudent(nn.Module):
         labels: int,
         *,
         layers: int | None = None,
-        states: States = "last",
         pooling: Pooling = "mean",
         standardise: bool = False,
         dropout: float = 0.0,
@@ -98,10 +93,9 @@ class AudioStudent(nn.Module):
         source: a Whisper model converted for CTranslate2 (folder or `package:NAME/PATH`), or a data2vec audio model
         (name on the model hub, or folder).
         layers: keep this many of the encoder's first layers; None keeps all.
-        states: which layers' hidden states are pooled; every layer's only from a Whisper model.
         Raises SourceError or WeightsError where the weights cannot be read.
         """
-        backbone, state = _pretrained_encoder(locate(source), layers, states)
+        backbone, state = _pretrained_encoder(locate(source), layers)
         student = cls(AudioDimensions(backbone, vector, labels, pooling, standardise, dropout, corpus_labels or {}))
         student.backbone.load_state_dict(state)
         return student
@@ -126,20 +120,20 @@ class AudioStudent(nn.Module):
 
 def _encoder(dimensions: WhisperDimensions | Data2VecDimensions) -> WhisperEncoder | Data2VecEncoder:
     match dimensions:
-        case WhisperDimensions(mel_bins, width, layers, heads, states):
-            return WhisperEncoder(mel_bins, width, layers, heads, states)
+        case WhisperDimensions(mel_bins, width, layers, heads):
+            return WhisperEncoder(mel_bins, width, layers, heads)
         case Data2VecDimensions(config):
             return Data2VecEncoder(config)
 
 
 def _pretrained_encoder(
-    source: str, layers: int | None, states: States
+    source: str, layers: int | None
 ) -> tuple[WhisperDimensions | Data2VecDimensions, dict[str, Tensor]]:
     if (Path(source) / MODEL_FILE).is_file():
         weights = EncoderWeights.read(Path(source))
         if layers is not None:
             weights = weights.first(layers)
-        dimensions = WhisperDimensions(weights.mel_bins, weights.width, weights.layers, weights.heads, states)
+        dimensions = WhisperDimensions(weights.mel_bins, weights.width, weights.layers, weights.heads)
         return dimensions, weights.state
     try:
         config = AutoConfig.from_pretrained(source)
@@ -150,8 +144,6 @@ def _pretrained_encoder(
         ) from error
     if config.model_type != Data2VecAudioConfig.model_type:
         raise SourceError(f"{source} is a {config.model_type}; give a data2vec-audio or a Whisper model.")
-    if states != "last":
-        raise SourceError(f"{source} is a {config.model_type}, of which only the last hidden states are pooled.")
     if layers is not None:
         config.num_hidden_layers = layers
     model = Data2VecAudioModel.from_pretrained(source, config=config, dtype=torch.float32)

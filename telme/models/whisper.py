@@ -1,7 +1,6 @@
 """The encoder of Whisper (Radford et al., 2022) for clips of any length up to 30 s."""
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,24 +9,17 @@ from torch import Tensor, nn
 POSITIONS = 1500  # 30 s at 20 ms
 DOWNSAMPLING = 2
 
-States = Literal["last", "every"]
-
 
 class WhisperEncoder(nn.Module):
     """Log-Mel frames, one per 10 ms, to hidden states, one per 20 ms.
 
     Padding has no influence: padded frames are zero before each convolution, as the convolutions' own padding is,
     and no frame attends to them.
-
-    states: which hidden states come out: the last layer's, or those of every layer side by side. The upper layers
-    are about words, the middle ones also about how they were said (layer-wise analyses of speech encoders, as in
-    SUPERB, Yang et al., 2021, find the same).
     """
 
-    def __init__(self, mel_bins: int, width: int, layers: int, heads: int, states: States = "last") -> None:
+    def __init__(self, mel_bins: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.states = states
-        self.width = width * layers if states == "every" else width
+        self.width = width
         self.conv1 = nn.Conv1d(mel_bins, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, padding=1, stride=DOWNSAMPLING)
         self.layers = nn.ModuleList([EncoderLayer(width, heads) for _ in range(layers)])
@@ -38,7 +30,7 @@ class WhisperEncoder(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """features: (B, mel_bins, T) with T <= 3000. mask: (B, T) bool, True where real.
 
-        Returns hidden states (B, T', `self.width`) and their mask (B, T'), T' = ceil(T / 2).
+        Returns the last hidden states (B, T', width) and their mask (B, T'), T' = ceil(T / 2).
         """
         half = mask[:, ::DOWNSAMPLING]
         x = F.gelu(self.conv1(features * mask[:, None]))
@@ -46,12 +38,9 @@ class WhisperEncoder(nn.Module):
         x = x + self.positions[: x.shape[1]]
         # Every query gets a row of its own: ONNX Runtime's attention does not broadcast the mask over queries.
         attend = half[:, None, None, :].expand(-1, -1, x.shape[1], -1)
-        hidden = []
         for layer in self.layers:
             x = layer(x, attend)
-            hidden.append(x)
-        hidden[-1] = self.norm(x)
-        return torch.cat(hidden, dim=-1) if self.states == "every" else hidden[-1], half
+        return self.norm(x), half
 
 
 class EncoderLayer(nn.Module):

@@ -125,7 +125,6 @@ def _student(settings: AudioSettings, labels: Sequence[str]) -> AudioStudent:
             settings.vector,
             len(labels),
             layers=settings.layers,
-            states=settings.states,
             pooling=settings.pooling,
             standardise=settings.standardise,
             dropout=settings.dropout,

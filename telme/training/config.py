@@ -101,7 +101,6 @@ class AudioSettings(_Section):
 
     backbone: str = Field(description="data2vec's name on the model hub, or the folder or package: of a Whisper model")
     layers: int | None = Field(None, ge=1, description="keep so many of the encoder's first layers; null keeps all")
-    states: Literal["last", "every"] = Field("last", description="pooled: the last layer's, or (Whisper) every layer's")
     vector: int = Field(768, ge=1, description="length of the utterance vector")
     pooling: Literal["mean", "mean_std", "first"] = "mean"
     standardise: bool = Field(False, description="the pooled values, by their mean and deviation over training data")
