@@ -66,7 +66,7 @@ def train(config: TrainingConfig) -> None:
     corpora: dict[str, Corpus] = {name: CORPORA[name](config.corpora / name) for name in settings.corpora}
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
-    model = _student(settings, config.labels)
+    model = pretrained_student(settings, config.labels)
     clips = load_speech(config, corpora)
     taught = [clip.utterance for clip in select(clips, "train")]
     answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16)
@@ -118,7 +118,8 @@ def load_speech(config: TrainingConfig, corpora: Mapping[str, Corpus]) -> list[C
     return clips
 
 
-def _student(settings: AudioSettings, labels: Sequence[str]) -> AudioStudent:
+def pretrained_student(settings: AudioSettings, labels: Sequence[str]) -> AudioStudent:
+    """What training begins with. Raises TrainingError where the pretrained encoder cannot be read."""
     try:
         return AudioStudent.pretrained(
             settings.backbone,
