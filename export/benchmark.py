@@ -4,6 +4,7 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from telme.features.text import Prompter, Turn
 from telme.progress import tracked
 from telme.runtime.encoders import Frame
 from telme.runtime.model import Float32
+from telme.runtime.recognition import Recognition
 from telme.runtime.recognizer import Inputs, Recognizer
 
 TOKENS = (16, 32, 64, 128, 256, 511)
@@ -105,7 +107,8 @@ class Case:
 def cases(contenders: Mapping[str, Recognizer], material: Material) -> list[Case]:
     """Every part at several sizes, and the whole of a typical utterance: 128 tokens, 4 s of speech, 8 frames.
 
-    Sizes beyond what the bundle takes are left out.
+    The whole is timed twice: its parts one after the other, and the bundle's with text, sound and picture at once, as
+    the stream encodes them. Sizes beyond what the bundle takes are left out.
     """
     first = next(iter(contenders.values()))
     spec = first.bundle.manifest
@@ -139,6 +142,15 @@ def cases(contenders: Mapping[str, Recognizer], material: Material) -> list[Case
     whole = Inputs(turns, sound, frames)
     size = f"{len(prompts.encode(turns))} tokens, {len(sound) / 16_000:g} s, {len(frames)} frames"
     add("whole utterance", size, _work(Recognizer.recognize_batch, [whole]))
+    threads = ThreadPoolExecutor(3)
+
+    def at_once() -> Recognition:
+        text = threads.submit(first.encode_text, turns)
+        visual = threads.submit(first.encode_visual, frames)
+        audio = threads.submit(first.encode_audio, sound)
+        return first.fuse(text=text.result(), audio=audio.result(), visual=visual.result())
+
+    found.append(Case("whole utterance, encoders at once", size, {next(iter(contenders)): at_once}))
     return found
 
 

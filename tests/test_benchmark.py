@@ -69,7 +69,8 @@ def test_the_shipped_bundle_is_timed_at_several_sizes() -> None:
     manifest = Bundle.open(COMPACT).manifest
     assert result.contenders == (manifest.name,)
     sizes = [(row.part, row.size) for row in result.rows]
-    assert {"text", "audio", "visual", "frame preparation", "fusion", "whole utterance"} == {part for part, _ in sizes}
+    parts = {"text", "audio", "visual", "frame preparation", "fusion", "whole utterance"}
+    assert parts | {"whole utterance, encoders at once"} == {part for part, _ in sizes}
     assert {("audio", "1 s"), ("audio", "8 s"), ("visual", "1 frame"), ("visual", "8 frames")} <= set(sizes)
     assert max(int(size.split()[0]) for part, size in sizes if part == "text") > manifest.text.max_tokens - 4
     assert all(0 < time.median_ms <= time.p95_ms for row in result.rows for time in row.by.values())
@@ -87,6 +88,7 @@ def test_pytorch_and_the_released_way_are_timed_in_the_same_run(small: Path, run
     by_part = {row.part: row for row in result.rows}
     assert set(by_part["clip"].by) == {"small", AUTHORS_STYLE}
     assert set(by_part["frame preparation"].by) == {"small"}
+    assert set(by_part["whole utterance, encoders at once"].by) == {"small"}
     assert all((row.gflop or 0) > 0 for row in result.rows if row.part in ("text", "audio", "visual", "fusion"))
     text = [row.gflop or 0 for row in result.rows if row.part == "text"]
     assert text == sorted(text)
