@@ -42,5 +42,5 @@ def test_openvino_keeps_little_of_a_length(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(parity, "demand", lambda *_: None)
     run, bundle = small_run.write(tmp_path / "run"), tmp_path / "bundle"
     assert main([str(run), "--output", str(bundle), "--target", "openvino", "--precision", "audio=bf16"]) == 0
-    few, many = (growth("--bundle", str(bundle), lengths=lengths)["used_mb"] for lengths in (100, 300))
-    assert many - few < 5
+    few, many = (growth("--bundle", str(bundle), lengths=lengths)["used_mb"] for lengths in (300, 600))
+    assert many - few < 10

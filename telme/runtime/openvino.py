@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 DEVICE = "CPU"
 
-# Operations that stay compiled for shapes which a model has met. By OpenVINO's default of 5,000, each new length of
-# speech adds a megabyte.
-_COMPILED_MAX = 64
+# Operations that stay compiled for shapes which a model has met. RoBERTa-large needs more than 10 for each length of
+# text; by OpenVINO's default of 5,000, each new length of speech adds a megabyte.
+_COMPILED_MAX = 256
 
 log = logging.getLogger(__name__)
 
