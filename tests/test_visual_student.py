@@ -248,6 +248,27 @@ def test_epochs_differ_and_each_is_always_the_same(corpora: Path) -> None:
     assert set(np.unique(truth)) <= set(range(7))
 
 
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ({"depths": [1, 1, 1]}, "3 depths for 2 widths"),
+        ({"wdths": [8, 16]}, "unexpected keyword argument 'wdths'"),
+        ({"widths": [8, -16]}, "describes no network"),
+        ({"model_type": "facecnn"}, "facecnn"),
+    ],
+)
+def test_a_backbone_that_is_none_is_one_sentence(
+    mistake: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fer2013, "load", lambda folder: drawn_faces(signs_are_labels=True))
+    run = tiny_run(tmp_path, tmp_path)
+    assert run.visual is not None
+    with pytest.raises(TrainingError, match=said):
+        visual.train(
+            run.model_copy(update={"visual": run.visual.model_copy(update={"backbone": {**FACE_CNN, **mistake}})})
+        )
+
+
 def test_whole_pictures_cannot_be_trained_on_crops(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, tmp_path)
     assert run.visual is not None

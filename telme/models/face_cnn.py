@@ -18,12 +18,16 @@ class FaceCNN(nn.Module):
 
         widths: of the blocks at half the size, a quarter, and so on; the last is the output's size.
         depths: how many blocks there are at each of these sizes; None for one each.
+        Raises ValueError where there are not as many depths as widths.
         """
         super().__init__()
+        depths = depths or [1] * len(widths)
+        if len(depths) != len(widths):
+            raise ValueError(f"{len(depths)} depths for {len(widths)} widths")
         self.contrast = nn.GroupNorm(1, channels, eps=FLAT, affine=False)
         self.stem = nn.Sequential(_convolution(channels, stem), nn.ReLU())
         blocks: list[nn.Module] = []
-        for inputs, outputs, depth in zip((stem, *widths[:-1]), widths, depths or [1] * len(widths), strict=True):
+        for inputs, outputs, depth in zip((stem, *widths[:-1]), widths, depths, strict=True):
             blocks.append(ResidualBlock(inputs, outputs, stride=2))
             blocks.extend(ResidualBlock(outputs, outputs) for _ in range(depth - 1))
         self.blocks = nn.Sequential(*blocks)

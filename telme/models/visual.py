@@ -32,7 +32,10 @@ class VisualStudent(nn.Module):
     """Frames -> encoder -> Linear (utterance vector) -> Linear (logits)."""
 
     def __init__(self, dimensions: VisualDimensions) -> None:
-        """A student with random weights."""
+        """A student with random weights.
+
+        Raises ValueError or TypeError where `dimensions.backbone` describes no network.
+        """
         super().__init__()
         self.dimensions = dimensions
         settings = dict(dimensions.backbone)

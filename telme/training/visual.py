@@ -26,6 +26,7 @@ from telme.training.errors import TrainingError
 from telme.training.loop import Task, fit
 from telme.training.processes import together
 from telme.training.visual_footage import footage_task
+from telme.training.visual_student import described_student
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def faces_task(config: TrainingConfig, settings: VisualSettings) -> "VisualTask"
             f"FER2013's emotions are not those of {config.conversations}; set visual.corpus: {config.conversations}."
         )
     faces = fer2013.load(config.corpora / "fer2013")
-    model = VisualStudent(VisualDimensions(settings.backbone, settings.vector, len(MELD)))
+    model = described_student(settings.backbone, settings.vector, len(MELD))
     task = VisualTask(model, faces, settings, config.seed)
     if settings.taught_by:
         task.learn_from(settings.taught_by)

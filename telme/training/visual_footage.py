@@ -15,12 +15,13 @@ from telme.corpora.footage import Footage
 from telme.corpora.records import Corpus, Split, grouping
 from telme.evaluation import Evaluation
 from telme.features.video import pad
-from telme.models.visual import Clip, VisualDimensions, VisualStudent
+from telme.models.visual import Clip, VisualStudent
 from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.processes import together
 from telme.training.teacher import indices
+from telme.training.visual_student import described_student
 
 _EVALUATED_AT_ONCE = 16
 
@@ -74,7 +75,7 @@ def _student(settings: VisualSettings, labels: Sequence[str]) -> VisualStudent:
     if isinstance(settings.backbone, str):
         student = VisualStudent.pretrained(settings.backbone, settings.vector, len(labels))
     else:
-        student = VisualStudent(VisualDimensions(settings.backbone, settings.vector, len(labels)))
+        student = described_student(settings.backbone, settings.vector, len(labels))
     encoder, wanted = student.encoder, settings.input.frames
     if isinstance(encoder, Clip) and encoder.frames != wanted:
         raise TrainingError(
