@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 JUDGED_FROM_S = 1200.0  # a shorter time after the warm-up says nothing about an hour
-BLOCKS = 12  # successive samples resemble each other; means of long blocks hardly do
+BLOCKS = 12  # successive samples resemble each other; medians of long blocks hardly do
 GROWTH_MAX_MB_PER_H = 1.0
 DELAY_GROWTH_MAX_MS_PER_H = 50.0
 # What must stay zero, wherever `status` counts it.
@@ -114,14 +114,17 @@ class Findings:
 
 
 def trend(times_s: Series, values: Series) -> Trend:
-    """Least squares through the means of up to BLOCKS blocks, with Student's t of what is left."""
+    """Theil and Sen's slope through the medians of up to BLOCKS blocks, with Sen's interval.
+
+    (Sen, "Estimates of the Regression Coefficient Based on Kendall's Tau", 1968.) A block of memory that is given back
+    for a minute, or a minute in which others have the cores, is no trend; least squares would follow it.
+    """
     if len(values) < 3:
         return Trend(0.0, -np.inf, np.inf)
     blocks = np.array_split(np.arange(len(values)), min(BLOCKS, len(values)))
     hours = np.array([times_s[block].mean() for block in blocks]) / 3600
-    fit = stats.linregress(hours, [values[block].mean() for block in blocks])
-    margin = stats.t.ppf(0.975, len(blocks) - 2) * fit.stderr
-    return Trend(float(fit.slope), float(fit.slope - margin), float(fit.slope + margin))
+    fit = stats.theilslopes([np.median(values[block]) for block in blocks], hours)
+    return Trend(float(fit.slope), float(fit.low_slope), float(fit.high_slope))
 
 
 def examine(

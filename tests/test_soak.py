@@ -82,6 +82,14 @@ def test_intervals_of_a_slope_hold_what_they_promise() -> None:
     assert held >= 180
 
 
+def test_memory_that_is_given_back_for_a_while_is_no_trend() -> None:
+    times_s = np.arange(0, 3600, 5.0)
+    steady = 300 + 0.5 * times_s / 3600
+    dips = np.where((times_s > 400) & (times_s < 500) | (times_s > 3100) & (times_s < 3150), 14.0, 0.0)
+    found = trend(times_s, steady - dips)
+    assert 0.4 < found.low <= found.high < 0.6
+
+
 def test_too_few_samples_make_no_trend() -> None:
     assert np.isinf(trend(np.array([0.0, 1.0]), np.array([1.0, 2.0])).high)
 
