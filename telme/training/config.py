@@ -61,10 +61,10 @@ class TextNoise(_Section):
     unpunctuated: float = Field(0.5, ge=0, le=1, description="of the disturbed prompts lose case and punctuation")
 
 
-class TaughtBy(_Section):
-    """The same part of a run trained before, whose answers are learnt besides the labels."""
+class BiggerTeacher(_Section):
+    """A text teacher trained before, usually a bigger one, whose answers are learnt besides the labels."""
 
-    run: Path = Field(description="folder of that run")
+    run: Path = Field(description="run folder that holds its part `text`")
     temperature: float = Field(4.0, gt=0, description="tau of L_response")
     alpha: float = Field(1.0, ge=0, description="weight of L_response")
 
@@ -77,7 +77,7 @@ class TeacherSettings(_Section):
     max_tokens: int = Field(512, ge=8, description="longest prompt; whole turns are dropped from the front")
     speakers: int = Field(9, ge=1, description="how many a prompt tells apart")
     noise: TextNoise | None = None
-    taught_by: TaughtBy | None = Field(None, description="usually a bigger teacher")
+    taught_by: BiggerTeacher | None = None
     schedule: Schedule
 
 
@@ -148,17 +148,8 @@ class VisualSettings(_Section):
     corpus: Literal["fer2013", "meld", "iemocap"] = "fer2013"
     select_by: Selection = "accuracy"
     augmentation: FaceAugmentation = Field(FaceAugmentation(), description="of face crops")
-    taught_by: TaughtBy | None = Field(None, description="on FER2013; from clips the text teacher teaches")
     distillation: Distillation = Distillation()
     schedule: Schedule
-
-    @model_validator(mode="after")
-    def _clips_have_their_teacher(self) -> Self:
-        if self.taught_by is not None and self.corpus != "fer2013":
-            raise ValueError(
-                "`taught_by` is for `corpus: fer2013`; from clips the student learns what the run's text teacher says"
-            )
-        return self
 
 
 class FusionSettings(_Section):

@@ -21,7 +21,7 @@ from telme.models.sources import locate, reading
 from telme.models.teacher import Teacher
 from telme.training import checkpoint
 from telme.training.bucketing import bucketed
-from telme.training.config import TaughtBy, TeacherSettings, TrainingConfig
+from telme.training.config import BiggerTeacher, TeacherSettings, TrainingConfig
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.loop import fit
@@ -80,7 +80,9 @@ def train(config: TrainingConfig) -> None:
     log.info("text teacher written to %s", folder)
 
 
-def _ask_bigger(bigger: TaughtBy, items: Sequence[Utterance], labels: tuple[str, ...], bf16: bool) -> dict[str, Answer]:
+def _ask_bigger(
+    bigger: BiggerTeacher, items: Sequence[Utterance], labels: tuple[str, ...], bf16: bool
+) -> dict[str, Answer]:
     folder = bigger.run / "text"
     if (known := checkpoint.read(folder).labels) != labels:
         raise TrainingError(

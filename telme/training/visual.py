@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,10 @@ from telme.corpora.records import Corpus, Split
 from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.video import fit_square, normalise, pad, planes
 from telme.labels import MELD
-from telme.losses import response_loss
-from telme.models.visual import VisualDimensions, VisualStudent
+from telme.models.visual import VisualStudent
 from telme.training import checkpoint
 from telme.training.augment_faces import augment
-from telme.training.config import TaughtBy, TrainingConfig, VisualSettings
+from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.errors import TrainingError
 from telme.training.loop import Task, fit
 from telme.training.processes import together
@@ -30,14 +29,7 @@ from telme.training.visual_student import described_student
 
 log = logging.getLogger(__name__)
 
-
-class Batch(NamedTuple):
-    """frames: (B, 1, C, S, S). mask: (B, 1). truth: (B,). taught: (B, C), the logits of a run before, or None."""
-
-    frames: Tensor
-    mask: Tensor
-    truth: Tensor
-    taught: Tensor | None
+Batch = tuple[Tensor, Tensor, Tensor]  # frames (B, 1, C, S, S), mask (B, 1), labels (B,)
 
 
 class VisualTraining(Task, Protocol):
@@ -102,10 +94,7 @@ def faces_task(config: TrainingConfig, settings: VisualSettings) -> "VisualTask"
         )
     faces = fer2013.load(config.corpora / "fer2013")
     model = described_student(settings.backbone, settings.vector, len(MELD))
-    task = VisualTask(model, faces, settings, config.seed)
-    if settings.taught_by:
-        task.learn_from(settings.taught_by)
-    return task
+    return VisualTask(model, faces, settings, config.seed)
 
 
 class Stills:
@@ -124,12 +113,7 @@ class Stills:
 
 
 class VisualTask:
-    """Cross-entropy on the emotion of each face, each an utterance of one frame.
-
-    The answers of a run before to the unvaried faces are learnt besides, with alpha * L_response: FER2013's labels are
-    noisy, and a network that learns from another of its kind does better than it (Furlanello et al., "Born Again
-    Neural Networks", ICML 2018, arXiv 1805.04770).
-    """
+    """Cross-entropy on the emotion of each face, each an utterance of one frame."""
 
     def __init__(self, model: VisualStudent, faces: Faces, settings: VisualSettings, seed: int) -> None:
         # Convolutions on a CPU are fastest with the channels last.
@@ -141,33 +125,14 @@ class VisualTask:
         self._settings = settings
         self._seed = seed
         self.train, self.dev, self.test = (Stills(faces, split, settings.input) for split in ("train", "dev", "test"))
-        self._taught: Tensor | None = None
-
-    def learn_from(self, before: TaughtBy) -> None:
-        """Ask the part `visual` of a run before about the training faces; they are seen as this student sees them.
-
-        Raises TrainingError when that part is missing, damaged, or answers in other labels.
-        """
-        folder = before.run / "visual"
-        about, student = checkpoint.load(folder, VisualStudent, VisualDimensions)
-        if about.labels != self.labels:
-            raise TrainingError(
-                f"The student in {folder} answers in {', '.join(about.labels)}, not in {', '.join(self.labels)}; name "
-                "another run in visual.taught_by.run."
-            )
-        self._taught = torch.from_numpy(answers(student, self.train, self._settings.input))
 
     def train_batches(self, epoch: int) -> "AugmentedBatches":
-        return AugmentedBatches(self.train, self._taught, self._settings, self._seed * 10_007 + epoch)
+        return AugmentedBatches(self.train, self._settings, self._seed * 10_007 + epoch)
 
     def loss(self, batch: Batch) -> Tensor:
-        _, logits = self.model(batch.frames, batch.mask)
-        logits = logits.float()
-        loss = cross_entropy(logits, batch.truth, label_smoothing=self._settings.schedule.label_smoothing)
-        before = self._settings.taught_by
-        if before is not None and batch.taught is not None:
-            loss = loss + before.alpha * response_loss(logits, batch.taught, before.temperature)
-        return loss
+        frames, mask, truth = batch
+        _, logits = self.model(frames, mask)
+        return cross_entropy(logits.float(), truth, label_smoothing=self._settings.schedule.label_smoothing)
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self.dev).metrics()
@@ -177,28 +142,28 @@ class VisualTask:
         return {"dev": self.results(self.dev), "test": self.results(self.test)}
 
     def results(self, stills: Stills) -> Evaluation:
-        return Evaluation.of(answers(self.student, stills, self._settings.input), stills.truth, MELD)
+        _, logits = self.encode(stills)
+        return Evaluation.of(logits, stills.truth, MELD)
 
-
-@torch.inference_mode()
-def answers(student: VisualStudent, stills: Stills, spec: VisualSpec) -> npt.NDArray[np.float32]:
-    """What a student in evaluation mode says of single faces: logits (n, C)."""
-    device = next(student.parameters()).device
-    logits = []
-    for start in range(0, len(stills), 256):
-        batch = pad([[picture] for picture in stills.pictures[start : start + 256]], spec)
-        _, said = student(torch.from_numpy(batch.frames).to(device), torch.from_numpy(batch.mask).to(device))
-        logits.append(said.cpu().numpy())
-    return np.concatenate(logits)
+    @torch.inference_mode()
+    def encode(self, stills: Stills) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Vectors (n, d) and logits (n, C) of single faces."""
+        device = next(self.model.parameters()).device
+        outputs = []
+        for start in range(0, len(stills), 256):
+            batch = pad([[picture] for picture in stills.pictures[start : start + 256]], self._settings.input)
+            outputs.append(
+                self.model(torch.from_numpy(batch.frames).to(device), torch.from_numpy(batch.mask).to(device))
+            )
+        vectors, logits = zip(*outputs, strict=True)
+        return torch.cat(vectors).cpu().numpy(), torch.cat(logits).cpu().numpy()
 
 
 class AugmentedBatches:
     """One epoch of training faces in random order, varied as they are asked for; the last partial batch is left out."""
 
-    def __init__(self, stills: Stills, taught: Tensor | None, settings: VisualSettings, seed: int) -> None:
-        """taught: the logits of a run before, (n, C)."""
+    def __init__(self, stills: Stills, settings: VisualSettings, seed: int) -> None:
         self._stills = stills
-        self._taught = taught
         self._settings = settings
         self._seed = seed
 
@@ -219,8 +184,7 @@ class AugmentedBatches:
             pixels = torch.from_numpy(planes(self._stills.pictures[chosen]))
             varied = augment(pixels, self._settings.augmentation, generator)
             frames = torch.from_numpy(normalise(varied.numpy(), self._settings.input))[:, None]
-            taught = None if self._taught is None else self._taught[chosen]
-            yield Batch(frames, torch.ones(size, 1), torch.from_numpy(self._stills.truth[chosen]), taught)
+            yield frames, torch.ones(size, 1), torch.from_numpy(self._stills.truth[chosen])
 
 
 def judge(task: VisualTraining) -> tuple[float, tuple[Score, ...]]:
