@@ -38,8 +38,7 @@ class Schedule(_Section):
         None,
         gt=0,
         lt=1,
-        description="judge and keep a running mean of the weights, of which so much is left at every optimiser step; "
-        "steadier than the weights themselves where the corpus is small",
+        description="judge and keep a running mean of the weights, of which so much is left at every optimiser step",
     )
     batch: int = Field(ge=1, description="items per batch")
     learning_rate: float = Field(gt=0, description="peak, reached at the end of the warm-up")
