@@ -8,7 +8,7 @@ stopped goes on where it was. Intervals resample whole speakers.
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=100).print(table(folds))
 
 
-def rotated(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+def rotated(clips: Sequence[Clip]) -> list[list[Clip]]:
     """The clips with the splits of each fold; the speakers of each corpus are divided by themselves.
 
     A tenth of a corpus's speakers, at least one, are the dev split.
@@ -60,7 +60,7 @@ def rotated(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
             )
             for split, rows in splits:
                 part += [replace(its[row], utterance=replace(its[row].utterance, split=split)) for row in rows]
-    yield from folds
+    return folds
 
 
 def judged(run: TrainingConfig, settings: AudioSettings, clips: Sequence[Clip], number: int) -> dict[str, Counts]:

@@ -33,7 +33,7 @@ class WallClock:
         if not self._live:
             return
         began_at = self._clock() - timedelta(seconds=end_s)
-        if not self._earliest or end_s >= self._window_end_s:
+        if end_s >= self._window_end_s:
             self._earliest = [*self._earliest[-1:], began_at]
             self._window_end_s = end_s + WINDOW_S
         self._earliest[-1] = min(self._earliest[-1], began_at)

@@ -56,9 +56,10 @@ def pipeline(
     drafts: bool = False,
     transcriber: Transcriber | None = None,
     voices: VoiceReader | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Pipeline:
     segmenter = Segmenter(settings.segmentation, make_detector(settings.vad), drafts=drafts)
-    return Pipeline(settings, source, segmenter, Models(recognizer, transcriber, voices), [events])
+    return Pipeline(settings, source, segmenter, Models(recognizer, transcriber, voices), [events], clock)
 
 
 async def test_pictures_are_forgotten_with_the_utterance_that_they_belong_to(recognizer: Recognizer) -> None:
@@ -130,36 +131,14 @@ async def test_an_utterance_that_a_model_cannot_digest_is_counted_and_the_stream
     assert "could not be recognised" in caplog.text
 
 
-class Burst:
-    """A server that sends at once, to a new client, what it has stored."""
-
-    live = True
-
-    def __init__(self, source: Source) -> None:
-        self.counters = SourceCounters()
-        self._source = source
-
-    async def __aenter__(self) -> "Burst":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
-
-    def audio(self) -> AsyncIterator[AudioChunk]:
-        return self._source.audio()
-
-    def frames(self) -> AsyncIterator[VideoFrame]:
-        return self._source.frames()
-
-
-async def test_a_live_stream_is_dated_by_its_newest_sound(recognizer: Recognizer) -> None:
+async def test_a_live_stream_is_dated_by_its_sound_and_not_by_its_beginning(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it comes in one instant: so every utterance ended before that, by as much as had followed it by then."""
     events, now = Events(), datetime(2026, 1, 1, 12, tzinfo=UTC)
     async with open_source(SETTINGS.sources, rate_hz=5) as source:
-        segmenter = Segmenter(SETTINGS.segmentation, make_detector(SETTINGS.vad), drafts=False)
-        models = Models(recognizer, None, None)
-        stream = Pipeline(SETTINGS, Burst(source), segmenter, models, [events], clock=lambda: now)
-        await stream.run()
+        monkeypatch.setattr(type(source), "live", True)
+        await pipeline(source, recognizer, events, clock=lambda: now).run()
     assert len(events) > 1
     for event in events:
         waited_s = event.latency_ms.endpoint / 1000

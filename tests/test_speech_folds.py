@@ -22,7 +22,7 @@ def test_every_speaker_is_tested_once_and_never_trained_on_meanwhile(actors: int
         for corpus, actor, take in product(("ravdess", "emodb"), range(actors), range(takes))
     ]
     tested: list[str] = []
-    folds = list(rotated(clips))
+    folds = rotated(clips)
     assert len(folds) == FOLDS
     for fold in folds:
         speakers = {

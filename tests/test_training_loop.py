@@ -74,31 +74,6 @@ def test_the_best_epoch_on_dev_is_kept_or_the_last(keep: str, score: float, tmp_
         assert torch.equal(kept, best if keep == "best" else last)
 
 
-def test_a_running_mean_of_the_weights_is_judged_and_kept(tmp_path: Path) -> None:
-    class Watched(Blobs):
-        """Notes the weights that each step begins with."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: list[Tensor] = []
-
-        def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-            self.seen.append(nn.utils.parameters_to_vector(self.model.parameters()).detach().clone())
-            return super().loss(batch)
-
-    schedule = SCHEDULE.model_copy(update={"averaging": 0.8, "accumulation": 1, "keep": "last"})
-    task = Watched()
-    metrics = fit(task, schedule, tmp_path, seed=1)
-    state = load_file(tmp_path / STATE)
-    last = torch.cat([state[f"model.{name}"].flatten() for name, _ in task.model.named_parameters()])
-    first, *others = [*task.seen[1:], last]
-    mean = first
-    for weights in others:
-        mean = 0.8 * mean + 0.2 * weights
-    torch.testing.assert_close(nn.utils.parameters_to_vector(task.model.parameters()).detach(), mean)
-    assert task.evaluate() == metrics
-
-
 def test_every_epoch_s_metrics_are_logged(tmp_path: Path) -> None:
     fit(Blobs(), SCHEDULE, tmp_path, seed=1)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -124,19 +99,15 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
             assert torch.equal(whole[key], cut[key]), key
 
 
-@pytest.mark.parametrize("averaging", [None, 0.9])
-def test_a_run_that_stops_early_goes_on_to_the_same_weights(averaging: float | None, tmp_path: Path) -> None:
-    schedule = SCHEDULE.model_copy(update={"averaging": averaging})
-    fit(Blobs(), schedule, tmp_path / "whole", seed=1)
+def test_a_run_that_stops_early_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    fit(Blobs(), SCHEDULE, tmp_path / "whole", seed=1)
     early = Blobs()
-    fit(early, schedule.model_copy(update={"stop_after": 2}), tmp_path / "parts", seed=1)
+    fit(early, SCHEDULE.model_copy(update={"stop_after": 2}), tmp_path / "parts", seed=1)
     assert early.epoch == 1
-    fit(Blobs(), schedule, tmp_path / "parts", seed=1)
-    for file in (STATE, KEPT):
-        whole, parts = (load_file(tmp_path / name / file) for name in ("whole", "parts"))
-        assert whole.keys() == parts.keys()
-        for key in whole:
-            assert torch.equal(whole[key], parts[key]), key
+    fit(Blobs(), SCHEDULE, tmp_path / "parts", seed=1)
+    whole, parts = (load_file(tmp_path / name / STATE) for name in ("whole", "parts"))
+    for key in whole:
+        assert torch.equal(whole[key], parts[key]), key
 
 
 def test_another_run_is_not_continued(tmp_path: Path) -> None:

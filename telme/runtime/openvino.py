@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DEVICE = "CPU"
 
-# Operations that stay compiled for shapes which a model has met. RoBERTa-large needs more than 10 for each length of
-# text; by OpenVINO's default of 5,000, each new length of speech adds a megabyte.
+# Operations that stay compiled for shapes which a model has met: enough that the lengths which telme-bench takes in
+# turns are compiled once at paper scale. By OpenVINO's default of 5,000, each new length of speech adds a megabyte.
 _COMPILED_MAX = 256
 
 log = logging.getLogger(__name__)

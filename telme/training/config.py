@@ -34,12 +34,6 @@ class Schedule(_Section):
     keep: Keep = Field(
         "best", description="weights of the epoch that does best on dev, or of the last: where dev is too small to tell"
     )
-    averaging: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="judge and keep a running mean of the weights, of which so much is left at every optimiser step",
-    )
     batch: int = Field(ge=1, description="items per batch")
     learning_rate: float = Field(gt=0, description="peak, reached at the end of the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of all optimiser steps")

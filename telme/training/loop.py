@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from telme.progress import bar, log_tenths
 from telme.training.config import Keep, Schedule
@@ -160,7 +159,6 @@ class _Fit:
         )
         self._optimizer = torch.optim.AdamW(groups, fused=True)
         self._parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        self._mean = _running_mean(task.model, schedule.averaging) if schedule.averaging else None
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         # Another number of processes would go on as another run; one alone has always left it out.
         several = [self._processes.count] if self._processes.count > 1 else []
@@ -226,8 +224,6 @@ class _Fit:
                     )
                 nn.utils.clip_grad_norm_(model.parameters(), self._schedule.clip_norm)
                 self._optimizer.step()
-                if self._mean is not None:
-                    self._mean.update_parameters(model)
                 self._optimizer.zero_grad(set_to_none=True)
                 step += 1
                 progress.update(row, advance=group, note=f"loss {lost / group:.3f}")
@@ -260,7 +256,7 @@ class _Fit:
         self._task.model.eval()
         metrics: dict[str, float] = {}
         if self._processes.main:
-            with torch.no_grad(), self._averaged():
+            with torch.no_grad():
                 metrics = dict(self._task.evaluate())
         metrics = self._processes.told(metrics)
         self._state.history.append(Epoch(train_loss=train_loss, metrics=metrics))
@@ -270,30 +266,17 @@ class _Fit:
         if self._processes.main:
             self._write()
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The task's model has the mean weights meanwhile, if there are any."""
-        if self._mean is None:
-            yield
-            return
-        own = {name: tensor.clone() for name, tensor in self._task.model.state_dict().items()}
-        self._task.model.load_state_dict(self._mean.module.state_dict())
-        yield
-        self._task.model.load_state_dict(own)
-
     def _write(self) -> None:
         """Write the kept weights before the state: a kill between the two only repeats the epoch."""
+        weights = {name: tensor.contiguous() for name, tensor in self._task.model.state_dict().items()}
         if self._state.kept(self._schedule.keep) == len(self._state.history) - 1:
-            kept = self._task.model if self._mean is None else self._mean.module
-            _replace(self._folder / KEPT, kept.state_dict(), {})
+            _replace(self._folder / KEPT, weights, {})
         moments = {
-            f"optimizer.{index}.{name}": tensor
+            f"optimizer.{index}.{name}": tensor.contiguous()
             for index, moment in self._optimizer.state_dict()["state"].items()
             for name, tensor in moment.items()
         }
-        tensors = _prefixed("model.", self._task.model.state_dict()) | moments
-        if self._mean is not None:
-            tensors |= _prefixed("mean.", self._mean.state_dict())
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()} | moments
         _replace(self._folder / STATE, tensors, {"state": self._state.model_dump_json()})
 
     def _resume(self) -> None:
@@ -310,38 +293,21 @@ class _Fit:
                 f"{self._folder} or give another output folder."
             )
         self._state = state
-        self._task.model.load_state_dict(_below("model.", tensors))
-        if self._mean is not None:
-            self._mean.load_state_dict(_below("mean.", tensors))
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        self._task.model.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimizer.", tensors).items():
-            index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         log.info("continuing %s after epoch %d of %d", self._folder, len(state.history), self._schedule.epochs)
 
 
-def _running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    """Of the weights and of the buffers: mean <- decay * mean + (1 - decay) * weights at every step.
-
-    After Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
-    """
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    save_file(dict(tensors), partial, dict(metadata))
     partial.replace(path)
 
 
