@@ -9,6 +9,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.utils import available_models, download_model
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
+from threadpoolctl import threadpool_limits
 
 from streamer.settings import Transcription
 from telme.runtime.onednn import forget_shapes
@@ -34,6 +35,9 @@ def load_speech_model(settings: Transcription) -> WhisperModel:
     the language.
     """
     forget_shapes()
+    # faster-whisper's features are a product of numpy, whose BLAS threads spin for a tenth of a second after it, on the
+    # cores that the decoder and the encoders need.
+    threadpool_limits(1, user_api="blas")
     folder = _folder(settings.model)
     if missing := _lacking(folder):
         raise TranscriberError(f"{folder} is no faster-whisper model: it lacks {', '.join(missing)}; {_OFFLINE}.")

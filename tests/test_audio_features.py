@@ -1,5 +1,7 @@
 """Waveform -> log-Mel or standardised samples, checked against faster-whisper's own extractor on real speech."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,29 @@ def test_mel_filters_equal_whisper_s(bins: int) -> None:
     np.testing.assert_allclose(
         mel_filters(bins, 16_000), FeatureExtractor.get_mel_filters(16_000, 400, bins), atol=1e-7
     )
+
+
+SHARE_OF_OTHER_THREADS = """
+import time
+import numpy as np
+from telme.bundle import AudioSpec
+from telme.features.audio import AudioFeatures
+features = AudioFeatures(AudioSpec(kind="log_mel", max_s=10.0))
+sound = np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32)
+time.sleep(0.2)  # what the imports have set going has come to rest
+own, all_threads = time.thread_time(), time.process_time()
+for _ in range(10):
+    features.extract(sound)
+    time.sleep(0.05)
+own, all_threads = time.thread_time() - own, time.process_time() - all_threads
+print((all_threads - own) / all_threads)
+"""
+
+
+def test_log_mel_leaves_the_other_cores_alone() -> None:
+    # A product by numpy's BLAS has a thread on each other core, which then spins: twenty times the work itself.
+    share = subprocess.run([sys.executable, "-c", SHARE_OF_OTHER_THREADS], check=True, capture_output=True, text=True)
+    assert float(share.stdout) < 0.1
 
 
 def test_of_longer_audio_the_end_is_read(speech: np.ndarray) -> None:

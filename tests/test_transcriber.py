@@ -14,6 +14,7 @@ import pytest
 from faster_whisper import decode_audio
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from streamer.settings import Transcription
 from streamer.transcriber import Transcriber, TranscriberError
@@ -86,6 +87,11 @@ def test_acted_speech_is_believed_and_right(transcriber: Transcriber, corpora: P
     heard = [transcriber.transcribe(decode_audio(str(file))) for file in files]
     assert sum(isinstance(result, Rejected) for result in heard) <= 0.05 * len(files)
     assert word_error_rate([sentences[file.stem.split("-")[4]] for file in files], heard) <= 0.15
+
+
+def test_transcription_has_numpy_keep_to_one_thread(transcriber: Transcriber) -> None:
+    # Its BLAS would have a thread spin on every other core for a tenth of a second after each log-mel.
+    assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
 
 
 def test_calls_stand_alone(transcriber: Transcriber) -> None:
