@@ -35,7 +35,7 @@ class Models:
         self.recognizer = recognizer
         self.transcriber = transcriber
         self.voices = voices
-        self.workers = Workers()
+        self.workers = Workers(at_once)
         self.stages = Stages(recognizer, self.workers.encoders, at_once)
         self.scheduler = Scheduler(at_once)
 
@@ -63,10 +63,11 @@ def open_bundle(recognition: Recognition) -> Bundle:
 
 def load_models(settings: StreamSettings, bundle: Bundle) -> Models:
     """Load and warm up; takes seconds, so not in the event loop. Raises BundleError and TranscriberError."""
+    at_once = min(settings.recognition.at_once, len(settings.each()))
     recognizer = Recognizer.load(bundle, threads=settings.recognition.threads)
-    transcriber = Transcriber.load(settings.transcription)
+    transcriber = Transcriber.load(settings.transcription, at_once)
     recognizer.warm_up()
     if transcriber is not None:
         transcriber.warm_up()
     voices = VoiceReader(VoiceEncoder.load()) if settings.speakers.people_max > 1 else None
-    return Models(recognizer, transcriber, voices, settings.recognition.at_once)
+    return Models(recognizer, transcriber, voices, at_once)

@@ -196,7 +196,7 @@ class Recognition(_Section):
         ge=1,
         le=64,
         description="streams of one process that are worked for at the same time, together where a model takes "
-        "several utterances; the others take turns",
+        "several utterances, else in a thread each; the others take turns",
     )
     speculate: bool = Field(
         True, description="begin before an utterance is over; false waits for its end and publishes finals only"

@@ -28,8 +28,10 @@ class TranscriberError(Exception):
     """A speech recogniser that cannot be used; the message says why and what to run or change."""
 
 
-def load_speech_model(settings: Transcription) -> WhisperModel:
+def load_speech_model(settings: Transcription, at_once: int = 1) -> WhisperModel:
     """The model that the settings name, from the hub where it is a name there.
+
+    at_once: threads that decode at the same time; they share the weights.
 
     Raises TranscriberError when it cannot be found, is damaged, does not fit this machine, or does not know
     the language.
@@ -47,6 +49,7 @@ def load_speech_model(settings: Transcription) -> WhisperModel:
             device=settings.device,
             compute_type=settings.compute_type,
             cpu_threads=settings.threads,
+            num_workers=at_once,
         )
     except Exception as error:  # the tokenizer's own errors are plain Exceptions
         raise TranscriberError(_load_failure(folder, settings, error)) from error

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -44,27 +45,30 @@ class TranscriberCounters:
 
 
 class Transcriber:
-    """A loaded speech recogniser. Decoding happens in the thread that calls `transcribe`.
+    """A loaded speech recogniser. Thread-safe: decoding happens in the thread that calls `transcribe`.
 
     short: tried first where it is given; what it writes is decoded again by `padded` if it looks like a loop.
     """
 
     def __init__(self, settings: Transcription, padded: Decoder, short: ShortDecoder | None) -> None:
         self.counters = TranscriberCounters()
+        self._counting = threading.Lock()
         self._settings = settings
         self._padded = padded
         self._short = short
 
     @classmethod
-    def load(cls, settings: Transcription) -> Self | None:
+    def load(cls, settings: Transcription, at_once: int = 1) -> Self | None:
         """Load the model that the settings name, from the hub where it is a name; None for "none".
+
+        at_once: threads that call `transcribe` at the same time.
 
         Raises TranscriberError when it cannot be found, is damaged, does not fit this machine, or does not know
         the language.
         """
         if settings.model == "none":
             return None
-        model = load_speech_model(settings)
+        model = load_speech_model(settings, at_once)
         short = ShortDecoder(model, settings) if settings.context == "short" else None
         return cls(settings, PaddedDecoder(model, settings), short)
 
@@ -95,13 +99,16 @@ class Transcriber:
 
     def _decode(self, samples: npt.NDArray[np.float32], seconds: float) -> Decoded:
         if self._short is None or not self._short.fits(samples):
-            self.counters.padded += 1
+            with self._counting:
+                self.counters.padded += 1
             return self._padded.decode(samples)
-        self.counters.short += 1
+        with self._counting:
+            self.counters.short += 1
         decoded = self._short.decode(samples)
         reason = reason_to_doubt(decoded, seconds, self._settings)
         if reason is None:
             return decoded
-        self.counters.fallbacks += 1
+        with self._counting:
+            self.counters.fallbacks += 1
         logger.debug("decoded again, padded to 30 s: %s", reason)
         return self._padded.decode(samples)

@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
-@dataclass
 class Workers:
-    """One thread for each kind of model, so that each runs alone and in order."""
+    """One thread for each kind of model, so that each runs alone and in order.
 
-    faces: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "faces"))
-    speech: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "speech"))
-    voices: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "voices"))
-    encoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoders"))
+    Transcription has a thread for each stream that is worked for at the same time: it takes longest and knows no batches.
+    """
+
+    def __init__(self, at_once: int = 1) -> None:
+        self.faces = ThreadPoolExecutor(1, "faces")
+        self.speech = ThreadPoolExecutor(at_once, "speech")
+        self.voices = ThreadPoolExecutor(1, "voices")
+        self.encoders = ThreadPoolExecutor(1, "encoders")
 
     def shut_down(self) -> None:
         """Returns at once; what has not begun is given up."""

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,6 +93,16 @@ def test_acted_speech_is_believed_and_right(transcriber: Transcriber, corpora: P
 def test_transcription_has_numpy_keep_to_one_thread(transcriber: Transcriber) -> None:
     # Its BLAS would have a thread spin on every other core for a tenth of a second after each log-mel.
     assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
+
+
+def test_several_threads_are_told_what_one_is() -> None:
+    loaded = Transcriber.load(Transcription(model=TINY_EN), at_once=2)
+    said = [samples for _, samples in utterances("conversation.mp4")]
+    alone = [loaded.transcribe(samples) for samples in said]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(loaded.transcribe, 3 * said))
+    assert together == 3 * alone
+    assert loaded.counters.short == 4 * len(said)
 
 
 def test_calls_stand_alone(transcriber: Transcriber) -> None:
