@@ -48,6 +48,17 @@ class Plan:
         """The module as ONNX. Raises ExportError when it cannot be exported."""
         return to_onnx(lean(self.module), self.signature, self.example)
 
+    @property
+    def unquantised(self) -> list[str]:
+        """Nodes of `model` that no fixed scale of activations fits: the first two convolutions over sound.
+
+        Pauses lie below the step of a scale that is wide enough for speech, and the normalisation behind the
+        convolutions makes of the error as much as of a signal.
+        """
+        return (
+            [node.name for node in self.model.graph.node if node.op_type == "Conv"][:2] if self.name == "audio" else []
+        )
+
     @cached_property
     def trained_answers(self) -> Sequence[Answer]:
         """What the module itself says, of one item at a time."""
@@ -61,8 +72,10 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
     Raises ExportError when the module cannot be exported, StrayError when the result strays from it.
     """
     path = folder / f"{plan.name}.onnx"
-    static_int8 = precision == "int8-static"
-    model = static.quantized(plan.model, plan.calibration()) if static_int8 else convert(plan.model, precision)
+    if precision == "int8-static":
+        model = static.quantized(plan.model, plan.calibration(), plan.unquantised)
+    else:
+        model = convert(plan.model, precision)
     onnx.save(model, path)
     part = Part(
         file=path.name,

@@ -19,10 +19,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has 
         return next(self._left, None)
 
 
-def quantized(model: ModelProto, inputs: Sequence[Mapping[str, Array]]) -> ModelProto:
+def quantized(model: ModelProto, inputs: Sequence[Mapping[str, Array]], left: Sequence[str] = ()) -> ModelProto:
     """The same model with quantised products and convolutions; `model` itself is left alone.
 
-    inputs: a batch by name each. Weights get a scale per output channel, activations one per tensor.
+    inputs: a batch by name each. left: names of nodes that stay as they are. Weights get a scale per output channel,
+    activations one per tensor.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -37,6 +38,7 @@ def quantized(model: ModelProto, inputs: Sequence[Mapping[str, Array]]) -> Model
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(left),
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(path)

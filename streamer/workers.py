@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 class Workers:
     """One thread for each kind of model, so that each runs alone and in order.
 
-    Transcription has a thread for each stream that is worked for at the same time: it takes longest and knows no batches.
+    Transcription, which takes longest and knows no batches, has one for each stream that is worked for at a time.
     """
 
     def __init__(self, at_once: int = 1) -> None:
