@@ -44,7 +44,7 @@ def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, opt
     opset = OPSET_APART if kind == "fp32" or plan.name == "fusion" else OPSET
     model = typed(to_onnx(lean(plan.module), plan.signature, plan.example, opset), kind)
     if precision in EIGHTS:
-        model = explicit(model, EIGHTS[precision], plan.calibration())
+        model = explicit(model, EIGHTS[precision], plan.calibration(), plan.unquantised(model))
     content, engine = builder.build(model, profiles_of(plan), plan.name)
     path = folder / f"{plan.name}.engine"
     path.write_bytes(content)

@@ -43,16 +43,18 @@ KINDS: Mapping[Eight, _Kind] = {
 DTYPES = {"int8": np.dtype(np.int8), "fp8": np.dtype(ml_dtypes.float8_e4m3fn)}
 
 
-def explicit(model: ModelProto, eight: Eight, inputs: Sequence[Mapping[str, Array]]) -> ModelProto:
+def explicit(
+    model: ModelProto, eight: Eight, inputs: Sequence[Mapping[str, Array]], left: Sequence[str] = ()
+) -> ModelProto:
     """The same model with eight-bit products and convolutions by large weights; `model` itself is left alone.
 
     model: in half precision, from export/typed.py; what is not quantised stays so.
-    inputs: batches of real inputs.
+    inputs: batches of real inputs. left: names of nodes that stay as they are.
     """
     result = ModelProto()
     result.CopyFrom(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer if is_large(tensor)}
-    products = [node for node in model.graph.node if _is_quantisable(node, weights)]
+    products = [node for node in model.graph.node if node.name not in left and _is_quantisable(node, weights)]
     magnitudes = largest_magnitudes(model, list(dict.fromkeys(node.input[0] for node in products)), inputs)
     types = element_types(model)
     made: dict[str, str] = {}  # operand -> its eight-bit version

@@ -48,16 +48,15 @@ class Plan:
         """The module as ONNX. Raises ExportError when it cannot be exported."""
         return to_onnx(lean(self.module), self.signature, self.example)
 
-    @property
-    def unquantised(self) -> list[str]:
-        """Nodes of `model` that no fixed scale of activations fits: the first two convolutions over sound.
+    def unquantised(self, model: ModelProto) -> list[str]:
+        """Nodes of the part's model that no fixed scale of activations fits: the first two convolutions over sound.
 
         Pauses lie below the step of a scale that is wide enough for speech, and the normalisation behind the
         convolutions makes of the error as much as of a signal.
         """
-        return (
-            [node.name for node in self.model.graph.node if node.op_type == "Conv"][:2] if self.name == "audio" else []
-        )
+        if self.name != "audio":
+            return []
+        return [node.name for node in model.graph.node if node.op_type == "Conv"][:2]
 
     @cached_property
     def trained_answers(self) -> Sequence[Answer]:
@@ -73,7 +72,7 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
     """
     path = folder / f"{plan.name}.onnx"
     if precision == "int8-static":
-        model = static.quantized(plan.model, plan.calibration(), plan.unquantised)
+        model = static.quantized(plan.model, plan.calibration(), plan.unquantised(plan.model))
     else:
         model = convert(plan.model, precision)
     onnx.save(model, path)

@@ -10,9 +10,11 @@ import torch
 from packages import required
 
 from export import openvino_part, parity, part, signatures
+from export.explicit import explicit
 from export.parity import Answer
 from export.part import Plan
 from export.torch_model import TorchModel
+from export.typed import typed
 from telme.bundle import AudioSpec, Part, Precision
 from telme.corpora import waveforms
 from telme.features.audio import AudioFeatures
@@ -68,6 +70,14 @@ def test_pauses_do_not_lead_astray(
     assert agreement.min_cosine > 0.95
 
 
+def test_engines_leave_the_same_convolutions(plan: Plan) -> None:
+    half = typed(plan.model, "fp16")
+    first = plan.unquantised(half)
+    model = explicit(half, "int8", plan.calibration(), first)
+    reads = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"}
+    assert [name for name, operand in reads.items() if not operand.endswith(".int8")] == first
+
+
 def test_only_sound_keeps_convolutions_in_float(plan: Plan) -> None:
-    assert [node.op_type for node in plan.model.graph.node if node.name in plan.unquantised] == ["Conv", "Conv"]
-    assert replace(plan, name="visual").unquantised == []
+    assert len(plan.unquantised(plan.model)) == 2
+    assert replace(plan, name="visual").unquantised(plan.model) == []
