@@ -107,8 +107,8 @@ class Case:
 def cases(contenders: Mapping[str, Recognizer], material: Material) -> list[Case]:
     """Every part at several sizes, and the whole of a typical utterance: 128 tokens, 4 s of speech, 8 frames.
 
-    The whole is timed twice: its parts one after the other, and the bundle's with text, sound and picture at once, as
-    the stream encodes them. Sizes beyond what the bundle takes are left out.
+    The whole is timed twice: its parts one after the other, and the bundle's with text, sound and picture at once, in a
+    thread each. Sizes beyond what the bundle takes are left out.
     """
     first = next(iter(contenders.values()))
     spec = first.bundle.manifest
