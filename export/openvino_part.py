@@ -83,6 +83,9 @@ def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> 
         subset_size=len(inputs),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if attends else None,
-        ignored_scope=nncf.IgnoredScope(names=plan.unquantised(plan.model)),
+        # OpenVINO computes attention in float, whatever it is told of what goes into it.
+        ignored_scope=nncf.IgnoredScope(
+            names=plan.unquantised(plan.model), types=["ScaledDotProductAttention"], validate=False
+        ),
         advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
     )
