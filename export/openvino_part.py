@@ -74,8 +74,8 @@ def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> 
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     inputs = plan.calibration()
     attends = any(node.op_type in ("Attention", "Softmax") for node in plan.model.graph.node)
-    # Of these parts SmoothQuant (Xiao et al., 2023) makes the worse ones: their activations have no outliers that would
-    # be worth the steps that it takes from the weights (docs/performance.md).
+    # Smoothed activations (Xiao et al., "SmoothQuant", 2023) let text and pictures stray further: there are no outliers
+    # worth the steps that it takes from the weights.
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=-1)
     return nncf.quantize(
         model,

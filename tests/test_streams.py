@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from brokers import Mosquitto, Subscriber
 from emotion_events import INFO
@@ -17,7 +20,7 @@ from streamer.answers import answer_requests
 from streamer.events import EmotionEvent
 from streamer.json_lines import OutputError
 from streamer.loop_lag import LoopLag
-from streamer.models import Models
+from streamer.models import Models, load_models
 from streamer.mqtt.address import Address
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.requests import RequestError
@@ -29,6 +32,9 @@ from streamer.sources.open import open_source
 from streamer.stream import make_segmenter
 from streamer.streams import Streams
 from streamer.supervision import Supervision
+from streamer.transcriber import Transcriber, TranscriberCounters
+from streamer.utterance import Rejected
+from telme.bundle import COMPACT, Bundle
 from telme.runtime.recognizer import Recognizer
 
 TWO = {"kitchen": CONVERSATION, "hall": ACTED}
@@ -113,6 +119,39 @@ async def test_streams_together_give_the_events_that_each_gives_alone(recognizer
     for name in TWO:
         assert all(same(*pair) for pair in zip(together.of(name), alone.of(name), strict=True))
     assert len({event.utterance for event in together}) == len(together)
+
+
+class Meeting(Transcriber):
+    """Hears what two streams say only where both are listened to at the same moment, and from then on at once."""
+
+    def __init__(self) -> None:
+        self.counters = TranscriberCounters()
+        self._both = threading.Barrier(2)
+        self._met = False
+
+    def transcribe(self, samples: npt.NDArray[np.float32]) -> Rejected:
+        if not self._met:
+            self._both.wait(timeout=10.0)
+            self._met = True
+        return Rejected("not listened to")
+
+
+async def test_speech_of_several_streams_is_transcribed_at_the_same_time(recognizer: Recognizer) -> None:
+    events = Events()
+    async with AsyncExitStack() as parts:
+        streams = await opened(settings_of(TWO), Models(recognizer, Meeting(), at_once=2), events, parts)
+        await streams.run()
+    assert len(events) == sum(len(expected(path)) for path in TWO.values())
+
+
+@pytest.mark.parametrize(("media", "most"), [({"hall": ACTED}, 1), (TWO, 2)], ids=["one stream", "two streams"])
+def test_as_much_is_loaded_as_streams_are_worked_for(
+    media: dict[str, Path], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(Transcriber, "load", lambda _, at_once: asked.append(at_once))
+    load_models(settings_of(media, at_once=2), Bundle.open(COMPACT))
+    assert asked == [most]
 
 
 async def test_a_stream_that_falls_behind_drops_its_own(recognizer: Recognizer) -> None:
