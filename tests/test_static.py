@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_plans import plans
 from packages import required
 
 from export import openvino_part, parity, part, signatures
@@ -68,6 +69,26 @@ def test_pauses_do_not_lead_astray(
     assert agreement is not None
     # Weights that are random and few quantise worse than trained ones; with all convolutions in int8 it is 0.68.
     assert agreement.min_cosine > 0.95
+
+
+@pytest.mark.parametrize("family", ["data2vec", "whisper"])
+def test_openvino_leaves_the_first_two_convolutions(
+    family: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required("openvino", "openvino")
+    required("nncf", "nncf")
+    import openvino
+
+    monkeypatch.setattr(parity, "demand", lambda *_: None)
+    made = openvino_part.export(plan if family == "data2vec" else plans()["audio"], "int8-static", tmp_path)
+    operations = openvino.Core().read_model(tmp_path / made.file).get_ordered_ops()
+    reads = [
+        operation.input_value(0).get_node().get_type_name()
+        for operation in operations
+        if operation.get_type_name() == "Convolution"
+    ]
+    assert "FakeQuantize" not in reads[:2]
+    assert all(kind == "FakeQuantize" for kind in reads[2:])
 
 
 def test_engines_leave_the_same_convolutions(plan: Plan) -> None:
