@@ -87,7 +87,10 @@ def export(
         samples = Samples.read(corpora, visual, items)
         calibration = cache(partial(Samples.read, corpora, visual, items, "train"))
         exported = {
-            plan.name: make(plan, chosen[plan.name], folder) for plan in plans(trained, samples, video, calibration)
+            plan.name: make(plan, chosen[plan.name], folder).model_copy(
+                update={"corpora": trained.checkpoints[plan.name].corpora}
+            )
+            for plan in plans(trained, samples, video, calibration)
         }
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)

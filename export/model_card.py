@@ -31,7 +31,8 @@ deploys it to tell the people concerned (Article 50(3)). Do not decide anything 
 
 _ENGINES = "The parts are TensorRT engines: products in the precision given, norms and sums in float32."
 ARITHMETIC: dict[Backend, str] = {
-    "onnxruntime": "fp16 and int8 are how weights are stored; arithmetic is float32.",
+    "onnxruntime": "fp16 and int8 are how weights are stored, with float32 arithmetic; int8-static and int8-dynamic "
+    "multiply in int8.",
     "openvino": "OpenVINO multiplies in the precision given where the CPU can, and in float32 elsewhere.",
     "tensorrt": _ENGINES,
     "tensorrt-rtx": _ENGINES,
@@ -76,8 +77,9 @@ def write(manifest: Manifest) -> str:
             f"code {manifest.training.commit}.",
             "",
             "## Scores",
-            "Measured on data that was not trained on. Intervals hold 95 %, from resampling dialogues or speakers, and "
-            "single faces; those from fewer than 20 speakers are usually too narrow.",
+            "Measured on data that was not trained on, with the trained modules; `telme-evaluate bundle` measures the "
+            "exported parts. Intervals hold 95 %, from resampling dialogues or speakers, and single faces; those from "
+            "fewer than 20 speakers are usually too narrow.",
             "",
             *_table(("part", "data", "metric", "value", "interval"), _scores(manifest)),
             "",
@@ -86,7 +88,10 @@ def write(manifest: Manifest) -> str:
             "logit, smallest cosine of an utterance vector, and share of items with the same emotion. "
             + ARITHMETIC[manifest.parts.text.backend],
             "",
-            *_table(("part", "precision", "MB", "items", "max error", "min cosine", "same emotion"), _parts(manifest)),
+            *_table(
+                ("part", "learnt from", "precision", "MB", "items", "max error", "min cosine", "same emotion"),
+                _parts(manifest),
+            ),
             "",
             LIMITS,
         ]
@@ -120,7 +125,7 @@ def _parts(manifest: Manifest) -> Iterable[Sequence[str]]:
                 f"{parity.argmax_agreement:.1%}",
             )
         )
-        yield name, part.precision, f"{part.bytes / 1e6:.2f}", *agreement
+        yield name, ", ".join(part.corpora), part.precision, f"{part.bytes / 1e6:.2f}", *agreement
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -220,6 +220,7 @@ class Part(_Model):
     precision: Precision
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
+    corpora: tuple[str, ...] = Field((), description="what its weights learnt from")
     parity: Parity | None = None
     engine: Engine | None = None
     weights: Document | None = Field(None, description="of an OpenVINO model, whose `file` holds the graph alone")

@@ -14,12 +14,15 @@ import torch
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
+from export import bundle as exporter
+from export import parity
 from telme import plots
-from telme.corpora import fer2013
+from telme.corpora import fer2013, ravdess, waveforms
 from telme.corpora.records import Utterance, grouping
 from telme.features.text import Turn
 from telme.labels import FER2013, MELD
 from telme.predictions import Predictions
+from telme.runtime.recognizer import Recognizer
 from telme.training import checkpoint
 from telme.training.answers import COMBINATIONS, Encoded, company
 from telme.training.encodings import Encodings, TextPart
@@ -59,7 +62,7 @@ def small_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     words = " ".join(random.choice(small_run.WORDS[2:12], 4))
                     table.writerow([words, "ab"[place % 2], label, dialogue, place])
     for emotion in range(1, 9):
-        for actor in (17, 18):
+        for actor in (15, 17, 18):  # 15 is of dev, on which exports are compared
             noise = random.uniform(-0.1, 0.1, 4000 + 800 * emotion)
             soundfile.write(folder / "ravdess" / f"03-01-{emotion:02}-01-01-01-{actor}.wav", noise, 16_000)
     faces = random.integers(0, 256, (56, 48, 48), np.uint8)
@@ -148,7 +151,7 @@ def test_what_items_are_grouped_by(runs: tuple[Path, Path]) -> None:
 
 def test_answers_are_the_parts_own(runs: tuple[Path, Path]) -> None:
     folder = runs[0] / "text"
-    part = TextPart(folder)
+    part = TextPart.trained(folder)
     utterance = Utterance("one", "test", "joy", "joy", "a", (Turn("a", "oh no"), Turn("b", "what is it")))
     vectors = part.encode([utterance]).vectors
     classifier = checkpoint.load(folder, small_run.Teacher, small_run.TeacherDimensions)[1].classifier
@@ -247,6 +250,55 @@ def test_two_files_of_one_run_are_compared(runs: tuple[Path, Path], capsys: pyte
     folder = runs[0] / "evaluation" / "predictions"
     assert main(["compare", str(folder / "text-meld.jsonl"), str(folder / "fusion-text-audio-visual.jsonl")]) == 0
     assert "text-meld → fusion-text-audio-visual" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def exported(runs: tuple[Path, Path], small_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first run as a bundle, one part of which must be asked one utterance at a time."""
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "demand", lambda *_: None)  # so few random weights do not bear int8
+        exporter.export(runs[0], folder, small_corpora, precisions={"text": "fp32", "audio": "int8-dynamic"})
+    return folder
+
+
+def test_a_bundle_is_evaluated_as_it_answers_live(
+    runs: tuple[Path, Path], exported: Path, small_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "evaluation"
+    assert main(["bundle", str(exported), "--corpora", str(small_corpora), "--output", str(output)]) == 0
+    capsys.readouterr()
+    found = {path.stem: Predictions.read(path) for path in (output / "predictions").iterdir()}
+    assert found.keys() == NAMES
+    for name in ("text-meld", "text-meld-misheard", "visual-fer2013", "fusion-text", "students-visual"):
+        trained = read(runs[0], name)
+        assert found[name].heading == trained.heading
+        assert found[name].ids == trained.ids
+        np.testing.assert_allclose(found[name].logits, trained.logits, atol=0.01)
+    recognizer = Recognizer.load(exported)
+    spoken = found["audio-ravdess"]
+    for place, clip in enumerate(ravdess.load(small_corpora / "ravdess").split("test")):
+        heard = recognizer.encode_audio(waveforms.read(clip.audio)) if clip.audio else None
+        assert heard is not None
+        assert spoken.ids[place] == clip.id
+        np.testing.assert_allclose(spoken.logits[place], heard.logits, atol=1e-4)
+    assert main(["compare", str(runs[0]), str(output)]) == 0
+    assert "text-meld-misheard" in capsys.readouterr().out
+
+
+def test_a_bundle_that_does_not_say_what_it_learnt_from_is_not_evaluated(
+    exported: Path, small_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["parts"]["audio"].pop("corpora") == ["RAVDESS"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    output = ("--corpora", small_corpora, "--output", tmp_path / "out")
+    assert "which corpora its audio part learnt from" in refused(capsys, "bundle", bundle, *output)
+    (bundle / "text.onnx").unlink()
+    assert "text.onnx" in refused(capsys, "bundle", bundle, *output)
+    assert "is not a bundle" in refused(capsys, "bundle", tmp_path / "nothing", *output)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_is_not_finished_is_evaluated_as_far_as_it_is(

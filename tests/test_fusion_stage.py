@@ -136,7 +136,11 @@ def test_text_that_a_recogniser_misheard_is_trained_and_scored_with_its_confiden
     run = TrainingConfig(
         name="small", output=tmp_path / "run", corpora=tmp_path / "corpora", audio=audio, fusion=settings
     )
-    parts = (TextPart(run.folder / "text"), AudioPart(run.folder / "audio"), VisualPart(run.folder / "visual"))
+    parts = (
+        TextPart.trained(run.folder / "text"),
+        AudioPart.trained(run.folder / "audio"),
+        VisualPart.trained(run.folder / "visual"),
+    )
     material = fusion.encode(run, settings, *parts)
     confidence = {
         split: company.pair(Pairing(), np.random.default_rng(0)).confidence for split, company in material.items()

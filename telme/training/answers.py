@@ -1,16 +1,18 @@
-"""What the trained parts of a run answer on the test splits of the corpora that they learnt from."""
+"""What a model's parts answer on the test splits of the corpora that they learnt from."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from telme.bundle import FusionSpec, Modality
+from telme.bundle import MODALITIES, FusionSpec, Modality, Spec
 from telme.corpora import fer2013, footage, waveforms
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
@@ -68,35 +70,84 @@ def trained_parts(run: Path) -> dict[checkpoint.PartName, checkpoint.Checkpoint]
     return found
 
 
+@dataclass(frozen=True)
+class FusionPart:
+    """The fusion, and how sure it and the students may be.
+
+    temperature, students_temperature: as in a checkpoint.
+    note: what a reader of its figures must know.
+    logits: of a batch: (B, C) float32, not calibrated.
+    """
+
+    labels: tuple[str, ...]
+    temperature: float
+    students_temperature: float
+    note: str
+    logits: Callable[[Batch], npt.NDArray[np.float32]]
+
+    @classmethod
+    def trained(cls, folder: Path) -> Self:
+        """folder: of a run's fusion part. Raises TrainingError when it is missing or damaged."""
+        about, fusion = checkpoint.load(folder, ASF, FusionDimensions)
+        spec = about.preprocessing
+        if not isinstance(spec, FusionSpec):
+            raise ValueError(f"{folder} is no fusion part")
+        fusion.dimensions = replace(fusion.dimensions, group=spec.corrected().group)
+        note = _about_inputs(spec)
+        return cls(
+            about.labels, about.temperature, about.students_temperature, note, partial(_fused, fusion, spec.beta)
+        )
+
+
+@torch.inference_mode()
+def _fused(fusion: ASF, beta: float, batch: Batch) -> npt.NDArray[np.float32]:
+    logits: Tensor = fusion(*batch[:5], torch.full_like(batch.audio_present, beta))
+    return logits.numpy()
+
+
 def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
-    """Each part's answers on its own corpora, then those of every combination of modalities.
+    """`answers` of the parts that a run has trained.
 
     corpora: folder that holds meld/, ravdess/, …
     Raises TrainingError when the run has no part or a damaged one, CorpusError when a corpus is missing.
     """
-    parts = trained_parts(run)
-    loaders: Mapping[Modality, Callable[[Path], Part]] = {"text": TextPart, "audio": AudioPart, "visual": VisualPart}
-    loaded: dict[Modality, Part] = {}
+    found = trained_parts(run)
+    loaders: Mapping[Modality, Callable[[Path], Part]] = {
+        "text": TextPart.trained,
+        "audio": AudioPart.trained,
+        "visual": VisualPart.trained,
+    }
+    parts = {modality: load(run / modality) for modality, load in loaders.items() if modality in found}
+    fusion = FusionPart.trained(run / "fusion") if "fusion" in found else None
+    yield from answers(parts, fusion, corpora, DecodedFiles(run / "decoded"))
+
+
+def answers(
+    parts: Mapping[Modality, Part], fusion: FusionPart | None, corpora: Path, files: DecodedFiles
+) -> Iterator[Predictions]:
+    """Each part's answers on its own corpora, then those of every combination of modalities.
+
+    corpora: folder that holds meld/, ravdess/, …
+    files: where the clips of conversations are kept, decoded.
+    Raises CorpusError when a corpus is missing, TrainingError when it has nothing to test on.
+    """
     encoded: dict[Modality, Encoded] = {}
-    for modality, loader in loaders.items():
-        if modality in parts:
-            part = loaded[modality] = loader(run / modality)
-            found = dict(_encode(part, corpora, DecodedFiles(run / "decoded")))
-            for corpus, its in found.items():
-                log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
-                yield _alone(f"{modality}-{corpus.lower()}", modality, part, f"{corpus} {_SPLIT}", its)
-            if found:
-                encoded[modality] = Encoded.joined(list(found.values()))
-            if isinstance(part, TextPart):
-                yield from _misheard(part, corpora)
-    if "fusion" in parts and len(encoded) == len(loaders):
-        yield from _together(run / "fusion", loaded, encoded)
-    elif "fusion" in parts:
+    for modality, part in parts.items():
+        found = dict(_encode(part, corpora, files))
+        for corpus, its in found.items():
+            log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
+            yield _alone(f"{modality}-{corpus.lower()}", modality, part, f"{corpus} {_SPLIT}", its)
+        if found:
+            encoded[modality] = Encoded.joined(list(found.values()))
+        if isinstance(part, TextPart):
+            yield from _misheard(part, corpora)
+    if fusion is not None and len(encoded) == len(MODALITIES):
+        yield from _together(fusion, parts, encoded)
+    elif fusion is not None:
         log.warning("The fusion is left out: a modality has no test items to join.")
 
 
 def _encode(part: Part, corpora: Path, files: DecodedFiles) -> Iterator[tuple[str, Encoded]]:
-    """files: where training has left the clips of conversations, decoded."""
     for name in part.about.corpora:
         key = name.lower()
         if isinstance(part, TextPart) and key in CONVERSATIONS:
@@ -147,7 +198,7 @@ def _alone(name: str, modality: Modality, part: Part, data: str, encoded: Encode
         part=modality,
         inputs=modality,
         data=data,
-        note=_about_inputs(part.about),
+        note=_about_inputs(part.about.preprocessing),
         labels=part.about.labels,
         temperature=part.about.temperature,
         grouped_by=grouped_by,
@@ -157,21 +208,15 @@ def _alone(name: str, modality: Modality, part: Part, data: str, encoded: Encode
     return Predictions(heading, ids, groups, encoded.encodings.truth, logits)
 
 
-def _about_inputs(about: checkpoint.Checkpoint) -> str:
+def _about_inputs(spec: Spec) -> str:
     """What a reader must know about how the inputs were made: usually nothing."""
-    return CORRECTED if about.preprocessing.offline() else ""
+    return CORRECTED if spec.offline() else ""
 
 
 def _together(
-    folder: Path, parts: Mapping[Modality, Part], encoded: Mapping[Modality, Encoded]
+    fusion: FusionPart, parts: Mapping[Modality, Part], encoded: Mapping[Modality, Encoded]
 ) -> Iterator[Predictions]:
     """The fusion where there is text, the students' heads where there is none, each on the same utterances of text."""
-    about, fusion = checkpoint.load(folder, ASF, FusionDimensions)
-    if not isinstance(about.preprocessing, FusionSpec):
-        raise ValueError(f"{folder} is no fusion part")
-    beta = about.preprocessing.beta
-    fusion.dimensions = replace(fusion.dimensions, group=about.preprocessing.corrected().group)
-    corrected = _about_inputs(about)
     text, corpus = encoded["text"], parts["text"].about.corpora[0]
     ids = tuple(utterance.id for utterance in text.utterances)
     grouped_by, groups = grouping(text.utterances)
@@ -182,9 +227,9 @@ def _together(
             part="fusion" if by_fusion else "students",
             inputs=inputs,
             data=f"labels of {corpus} {_SPLIT}" if not by_fusion and note == PAIRED else f"{corpus} {_SPLIT}",
-            note="; ".join(filter(None, (note, corrected))),
-            labels=about.labels,
-            temperature=about.temperature if by_fusion else 1.0,
+            note="; ".join(filter(None, (note, fusion.note))),
+            labels=fusion.labels,
+            temperature=fusion.temperature if by_fusion else 1.0,
             grouped_by=grouped_by,
         )
         return Predictions(heading, ids, groups, text.encodings.truth, logits)
@@ -192,13 +237,14 @@ def _together(
     for present in COMBINATIONS:
         batch, note = company(encoded, present)
         by_fusion = "text" in present
-        logits = _fused(fusion, batch, beta) if by_fusion else without_text(parts, batch, about.students_temperature)
+        logits = fusion.logits(batch) if by_fusion else without_text(parts, batch, fusion.students_temperature)
         name = "-".join(("fusion" if by_fusion else "students", *present))
         yield answered(name, " + ".join(present), note if present != ("text",) else "", logits, by_fusion)
     material = Material(*(encoded[modality].encodings for modality in ("text", "audio", "visual")))
     batch = material.pair(Pairing(unmatched=1.0), np.random.default_rng(PAIRING_SEED))
-    logits = _fused(fusion, batch, beta)
-    yield answered("fusion-random-company", "text + audio + visual", _OF_ANY_EMOTION, logits, by_fusion=True)
+    yield answered(
+        "fusion-random-company", "text + audio + visual", _OF_ANY_EMOTION, fusion.logits(batch), by_fusion=True
+    )
 
 
 def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) -> tuple[Batch, str]:
@@ -223,9 +269,3 @@ def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) ->
     others = [what for what in _COMPANIONS.values() if what not in own]
     note = f"{' and '.join(own)} of the utterances themselves"
     return batch, f"{note}; {others[0]} of other corpora paired by label, which is easier than life" if others else note
-
-
-@torch.inference_mode()
-def _fused(fusion: ASF, batch: Batch, beta: float) -> npt.NDArray[np.float32]:
-    logits: Tensor = fusion(*batch[:5], torch.full_like(batch.audio_present, beta))
-    return logits.numpy()

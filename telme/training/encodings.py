@@ -1,4 +1,4 @@
-"""What the trained teacher and students make of a corpus's utterances: the fusion's raw material.
+"""What the teacher and students make of a corpus's utterances: the fusion's raw material.
 
 Imported weights get corrected inputs here, those of our own models; telme.training.parity makes the others.
 """
@@ -6,7 +6,7 @@ Imported weights get corrected inputs here, those of our own models; telme.train
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from telme.bundle import AudioSpec, TextSpec, VisualSpec
+from telme.bundle import AudioSpec, Spec, TextSpec, VisualSpec
 from telme.corpora.footage import Footage
 from telme.corpora.records import Utterance, grouping
 from telme.corpora.waveforms import Clip
@@ -28,8 +28,6 @@ from telme.training import checkpoint
 from telme.training.bucketing import bucketed
 from telme.training.processes import together
 from telme.training.visual import Stills
-
-_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -51,105 +49,158 @@ class Encodings:
         return len(self.truth)
 
 
-class TextPart:
-    """The trained teacher of a run."""
+class About(Protocol):
+    """What a part says of itself, trained or exported."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: of the text part. Raises TrainingError when it is missing or damaged."""
-        self.about, model = checkpoint.load(folder, Teacher, TeacherDimensions)
-        spec = self.about.preprocessing
+    @property
+    def part(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def corpora(self) -> tuple[str, ...]: ...
+    @property
+    def preprocessing(self) -> Spec: ...
+
+
+class Network(Protocol):
+    """What computes a part.
+
+    size: length of an utterance's row. at_once: how many utterances it is best given.
+    """
+
+    size: int
+    at_once: int
+
+    def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
+        """inputs: as the model's `forward` takes them. bf16: a trained one calculates in bfloat16.
+
+        Returns (B, size) float32, on the CPU: all that `logits` and the fusion need to know of the utterances.
+        """
+        ...
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the part itself says of rows (B, size): (B, C), not calibrated."""
+        ...
+
+
+class TextPart:
+    """The teacher."""
+
+    def __init__(self, about: About, spec: TextSpec, tokenizer: Tokenizer, network: Network) -> None:
+        self.about = about
+        self._prompter = Prompter(spec.corrected(), tokenizer)
+        self._network = network
+        self.size = network.size
+
+    @classmethod
+    def trained(cls, folder: Path) -> Self:
+        """folder: of a run's text part. Raises TrainingError when it is missing or damaged."""
+        about, model = checkpoint.load(folder, Teacher, TeacherDimensions)
+        spec = about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        self._prompter = Prompter(spec.corrected(), Tokenizer.from_file(str(folder / spec.tokenizer)))
-        self._model = _Vectors(model)
-        self.size = model.dimensions.vector
+        return cls(about, spec, Tokenizer.from_file(str(folder / spec.tokenizer)), TrainedNetwork(model))
 
     def encode(self, utterances: Sequence[Utterance], bf16: bool = False) -> Encodings:
         prompts = [self._prompter.encode(utterance.turns) for utterance in utterances]
         vectors = torch.zeros(len(prompts), self.size)
-        for places in bucketed([len(prompt) for prompt in prompts], _AT_ONCE):
-            vectors[places] = self._model(self._prompter.batch([prompts[place] for place in places]), bf16)
+        for places in bucketed([len(prompt) for prompt in prompts], self._network.at_once):
+            vectors[places] = self._network(self._prompter.batch([prompts[place] for place in places]), bf16)
         return _encodings(vectors, utterances, self.about.labels)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
-        return self._model.logits(vectors)
+        return self._network.logits(vectors)
 
 
 class AudioPart:
-    """The trained audio student of a run."""
+    """The audio student."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: of the audio part. Raises TrainingError when it is missing or damaged."""
-        self.about, model = checkpoint.load(folder, AudioStudent, AudioDimensions)
-        spec = self.about.preprocessing
-        if not isinstance(spec, AudioSpec):
-            raise ValueError(f"{folder} is no audio part")
+    def __init__(self, about: About, spec: AudioSpec, network: Network) -> None:
+        self.about = about
         self.spec = spec.corrected()
         self._features = AudioFeatures(self.spec)
-        self._model = _Vectors(model)
-        self.size = model.dimensions.vector
+        self._network = network
+        self.size = network.size
+
+    @classmethod
+    def trained(cls, folder: Path) -> Self:
+        """folder: of a run's audio part. Raises TrainingError when it is missing or damaged."""
+        about, model = checkpoint.load(folder, AudioStudent, AudioDimensions)
+        if not isinstance(about.preprocessing, AudioSpec):
+            raise ValueError(f"{folder} is no audio part")
+        return cls(about, about.preprocessing, TrainedNetwork(model))
 
     def encode(self, clips: Sequence[Clip], bf16: bool = False) -> Encodings:
         """Clips too short to be heard are left out."""
         heard = [(clip, features) for clip in clips if (features := self._features.extract(clip.samples)) is not None]
         vectors = torch.zeros(len(heard), self.size)
-        for places in bucketed([features.shape[-1] for _, features in heard], _AT_ONCE):
+        for places in bucketed([features.shape[-1] for _, features in heard], self._network.at_once):
             batch = self._features.batch([heard[place][1] for place in places])
-            vectors[places] = self._model((batch.features, batch.mask), bf16)
+            vectors[places] = self._network((batch.features, batch.mask), bf16)
         return _encodings(vectors, [clip.utterance for clip, _ in heard], self.about.labels)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
-        return self._model.logits(vectors)
+        return self._network.logits(vectors)
 
 
 class VisualPart:
-    """The trained visual student of a run."""
+    """The visual student."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: of the visual part. Raises TrainingError when it is missing or damaged."""
-        self.about, model = checkpoint.load(folder, VisualStudent, VisualDimensions)
-        spec = self.about.preprocessing
-        if not isinstance(spec, VisualSpec):
-            raise ValueError(f"{folder} is no visual part")
+    def __init__(self, about: About, spec: VisualSpec, network: Network) -> None:
+        self.about = about
         self.spec = spec.corrected()
-        self._model = _Vectors(model)
-        self.size = model.dimensions.vector
+        self._network = network
+        self.size = network.size
+
+    @classmethod
+    def trained(cls, folder: Path) -> Self:
+        """folder: of a run's visual part. Raises TrainingError when it is missing or damaged."""
+        about, model = checkpoint.load(folder, VisualStudent, VisualDimensions)
+        if not isinstance(about.preprocessing, VisualSpec):
+            raise ValueError(f"{folder} is no visual part")
+        return cls(about, about.preprocessing, TrainedNetwork(model))
 
     def encode(self, stills: Stills, bf16: bool = False) -> Encodings:
         """Every face is an utterance of one frame."""
         vectors = torch.zeros(len(stills), self.size)
-        for start in range(0, len(stills), _AT_ONCE):
-            batch = pad([[picture] for picture in stills.pictures[start : start + _AT_ONCE]], self.spec)
-            vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
+        at_once = self._network.at_once
+        for start in range(0, len(stills), at_once):
+            batch = pad([[picture] for picture in stills.pictures[start : start + at_once]], self.spec)
+            vectors[start : start + at_once] = self._network(batch, bf16)
         return Encodings(vectors, stills.truth)
 
     def watch(self, clips: Sequence[Footage], bf16: bool = False) -> Encodings:
         vectors = torch.zeros(len(clips), self.size)
-        for start in range(0, len(clips), _AT_ONCE):
-            batch = pad([list(clip.pictures()) for clip in clips[start : start + _AT_ONCE]], self.spec)
-            vectors[start : start + _AT_ONCE] = self._model(batch, bf16)
+        at_once = self._network.at_once
+        for start in range(0, len(clips), at_once):
+            batch = pad([list(clip.pictures()) for clip in clips[start : start + at_once]], self.spec)
+            vectors[start : start + at_once] = self._network(batch, bf16)
         return _encodings(vectors, [clip.utterance for clip in clips], self.about.labels)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """What the part itself reads off utterance vectors (n, d): (n, C), not calibrated."""
-        return self._model.logits(vectors)
+        return self._network.logits(vectors)
 
 
 Part = TextPart | AudioPart | VisualPart
 
 
-class _Vectors:
-    """A frozen part on the fastest device at hand, asked for its vectors, and for what it reads off them."""
+class TrainedNetwork:
+    """A frozen module on the fastest device at hand. An utterance's row is its vector."""
+
+    at_once = 32
 
     def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
         self._device = together().device
         self._model = model.to(self._device).eval()
+        self.size = model.dimensions.vector
 
     @torch.inference_mode()
     def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
-        """inputs: as `forward` takes them. bf16: calculate in bfloat16. Returns (B, d) float32, on the CPU."""
         tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             vectors, _ = self._model(*tensors)

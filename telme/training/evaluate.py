@@ -1,15 +1,19 @@
-"""A whole evaluation on disk: figures, answers and plots of one run, and the comparison of two."""
+"""A whole evaluation on disk: figures, answers and plots of a run or a bundle, and the comparison of two."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from telme import plots
+from telme.bundle import Bundle
+from telme.corpora.decoding import DecodedFiles
 from telme.evaluation import paired_bootstrap
 from telme.predictions import SUFFIX, Predictions, PredictionsError, grouped_pair
 from telme.report import Comparison, Figures, Report, Source
-from telme.training.answers import predict, trained_parts
+from telme.training import exported
+from telme.training.answers import answers, predict, trained_parts
 from telme.training.errors import TrainingError
 from telme.training.parity import reproduce
 
@@ -29,22 +33,44 @@ def evaluate(run: Path, corpora: Path, output: Path, parity: bool = False) -> Re
     Raises TrainingError or CorpusError where the run, the corpora or the output folder cannot be used.
     """
     parts = trained_parts(run)
-    sources = {name: Source(config=one.config, seed=one.seed, commit=one.commit) for name, one in parts.items()}
+    sources: dict[str, Source] = {
+        name: Source(config=one.config, seed=one.seed, commit=one.commit) for name, one in parts.items()
+    }
+    return _written(run, sources, reproduce(run, corpora) if parity else predict(run, corpora), output)
+
+
+def evaluate_bundle(bundle: Bundle, corpora: Path, output: Path) -> Report:
+    """The same of an exported bundle, as it runs on this machine.
+
+    Raises BundleError, TrainingError or CorpusError where the bundle, the corpora or the output folder cannot be used.
+    """
+    parts, fusion = exported.parts(bundle)
+    training = bundle.manifest.training
+    source = Source(config=training.config, seed=training.seed, commit=training.commit)
+    return _written(
+        bundle.folder,
+        dict.fromkeys((*parts, "fusion"), source),
+        answers(parts, fusion, corpora, DecodedFiles(output / "decoded")),
+        output,
+    )
+
+
+def _written(model: Path, sources: Mapping[str, Source], everything: Iterable[Predictions], output: Path) -> Report:
     results = []
     try:
         _remove_earlier(output)
         for folder in (PREDICTIONS, PLOTS):
             (output / folder).mkdir(parents=True, exist_ok=True)
-        for predictions in reproduce(run, corpora) if parity else predict(run, corpora):
+        for predictions in everything:
             name = predictions.heading.name
             predictions.write(output / PREDICTIONS / f"{name}{SUFFIX}")
             figures = Figures.of(predictions)
             plots.draw_predictions(predictions, figures, output / PLOTS / f"{name}.png")
             results.append(figures)
         if not results:
-            raise TrainingError(f"No part of {run} learnt from a corpus that it can be evaluated on here.")
+            raise TrainingError(f"No part of {model} learnt from a corpus that it can be evaluated on here.")
         plots.draw_overview(results, output / PLOTS / "overview.png")
-        report = Report(parts=sources, results=tuple(results))
+        report = Report(parts=dict(sources), results=tuple(results))
         (output / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"Cannot write the evaluation to {output} ({error}); give another --output.") from error

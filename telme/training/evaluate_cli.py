@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
+from telme.bundle import COMPACT, BundleError
 from telme.corpora.records import CorpusError
+from telme.hub import open_bundle
 from telme.predictions import PredictionsError
 from telme.report import comparison_table, tables
 from telme.training.errors import TrainingError
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         sys.stderr.write(f'telme-evaluate needs {missing.name}: run `pip install "telme-live[train]"`.\n')
         return 2
-    except (TrainingError, CorpusError, PredictionsError) as error:
+    except (TrainingError, CorpusError, PredictionsError, BundleError) as error:
         sys.stderr.write(f"telme-evaluate: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -45,6 +47,16 @@ def _run(options: argparse.Namespace) -> None:
 
     output = options.output or options.run / (PARITY_FOLDER if options.parity else FOLDER)
     report = evaluate(options.run, options.corpora, output, options.parity)
+    _console().print(tables(report.results))
+    log.info("figures, predictions and plots written to %s", output)
+
+
+def _bundle(options: argparse.Namespace) -> None:
+    from telme.training.evaluate import evaluate_bundle
+
+    bundle = open_bundle(options.bundle)
+    output = options.output or Path("evaluation") / bundle.manifest.name
+    report = evaluate_bundle(bundle, options.corpora, output)
     _console().print(tables(report.results))
     log.info("figures, predictions and plots written to %s", output)
 
@@ -82,10 +94,17 @@ def _parser() -> argparse.ArgumentParser:
         "without it such weights get the inputs of our own models",
     )
     run.set_defaults(command=_run)
-    both = commands.add_parser("compare", help="is the second of two evaluated runs better?")
-    both.add_argument(
-        "first", type=Path, metavar="A", help="run folder, --output of an evaluation, or predictions file"
+    bundle = commands.add_parser("bundle", help="measure an exported bundle, as it runs on this machine")
+    bundle.add_argument(
+        "bundle", nargs="?", default=COMPACT, metavar="BUNDLE", help="folder, or hf://org/name (default: what ships)"
     )
+    bundle.add_argument(
+        "--corpora", type=Path, default=Path("corpora"), metavar="DIR", help="folder that holds meld/ …"
+    )
+    bundle.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/NAME)")
+    bundle.set_defaults(command=_bundle)
+    both = commands.add_parser("compare", help="is the second of two evaluated runs better?")
+    both.add_argument("first", type=Path, metavar="A", help="run folder, folder of an evaluation, or predictions file")
     both.add_argument("second", type=Path, metavar="B", help="the same for the other run")
     both.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
     both.set_defaults(command=_compare)

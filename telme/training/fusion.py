@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from telme.bundle import FusionSpec, Score
+from telme.bundle import MODALITIES, FusionSpec, Score
 from telme.corpora import fer2013
 from telme.corpora.records import Corpus, Split
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature, weighted_f1
@@ -48,9 +48,9 @@ def train(config: TrainingConfig) -> None:
         raise TrainingError(f"The configuration {config.name} has no section `fusion`; add it.")
     commit = checkpoint.current_commit()
     text, audio, visual = (
-        TextPart(config.folder / "text"),
-        AudioPart(config.folder / "audio"),
-        VisualPart(config.folder / "visual"),
+        TextPart.trained(config.folder / "text"),
+        AudioPart.trained(config.folder / "audio"),
+        VisualPart.trained(config.folder / "visual"),
     )
     material = encode(config, settings, text, audio, visual)
     torch.manual_seed(config.seed)
@@ -71,7 +71,7 @@ def train(config: TrainingConfig) -> None:
     students_temperature, without_text = judge_students(
         {"audio": audio, "visual": visual}, material, config.labels, task.corpus, config.seed
     )
-    students = (text.about, audio.about, visual.about)
+    joined = [checkpoint.read(config.folder / part) for part in MODALITIES]
     about = checkpoint.Checkpoint(
         part="fusion",
         labels=config.labels,
@@ -80,8 +80,8 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         students_temperature=students_temperature,
         scores=(*scores, *without_text),
-        corpora=tuple(dict.fromkeys(name for part in students for name in part.corpora)),
-        licence="; ".join(dict.fromkeys(part.licence for part in students)),
+        corpora=tuple(dict.fromkeys(name for part in joined for name in part.corpora)),
+        licence="; ".join(dict.fromkeys(part.licence for part in joined)),
         config=config.name,
         seed=config.seed,
         commit=commit,
