@@ -47,7 +47,7 @@ def write(folder: Path, visual_kind: str = "frames", seed: int = 0) -> Path:
     visual = VisualSpec.model_validate(
         {"kind": visual_kind, "size_px": 16, "channels": 1, "frames": 4, "mean": (0.5,), "std": (0.25,)}
     )
-    faces = {"model_type": "face_cnn", "channels": 1, "stem": 8, "widths": [16, 32]}
+    faces = {"model_type": "face_cnn", "channels": 1, "stem": 8, "widths": [16, 32], "mirrored": True}
     labels = len(MELD)
     write_part(folder, "text", Teacher(TeacherDimensions(bert, VECTOR["text"], labels)), text, tokenizer)
     whisper = WhisperDimensions(mel_bins=80, width=32, layers=1, heads=2)

@@ -18,7 +18,7 @@ from telme.training.config import FaceAugmentation, Schedule, TrainingConfig, Vi
 from telme.training.errors import TrainingError
 
 COMPACT = Path(__file__).parents[1] / "configs" / "compact.yaml"
-FACE_CNN = {"model_type": "face_cnn", "channels": 1, "stem": 4, "widths": [8, 16]}
+FACE_CNN = {"model_type": "face_cnn", "channels": 1, "stem": 4, "widths": [8, 16], "mirrored": True}
 TIMESFORMER = {
     "model_type": "timesformer",
     "image_size": 16,
@@ -66,6 +66,20 @@ def test_an_utterance_is_the_same_alone_and_in_any_batch(backbone: dict[str, Any
             vector, alone = student(backbone)(frames[row : row + 1, :length], mask[row : row + 1, :length])
             torch.testing.assert_close(vector[0], vectors[row])
             torch.testing.assert_close(alone[0], logits[row])
+
+
+def test_a_mirrored_face_is_the_same_to_a_trained_student() -> None:
+    frames, mask = utterances([2], FACE_CNN)
+    model, one_view = student(FACE_CNN), student({**FACE_CNN, "mirrored": False})
+    with torch.inference_mode():
+        vector, _ = model(frames, mask)
+        torch.testing.assert_close(model(frames.flip(4), mask)[0], vector)
+        views = [one_view(pictures, mask)[0] for pictures in (frames, frames.flip(4))]
+        torch.testing.assert_close((views[0] + views[1]) / 2, vector)
+        assert not torch.allclose(views[0], views[1])
+        for each in (model, one_view):
+            each.train()
+        torch.testing.assert_close(model(frames, mask)[0], one_view(frames, mask)[0])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 FLAT = 1e-3  # variance at which a picture counts as flat, so that its noise is not blown up
@@ -13,9 +14,14 @@ class FaceCNN(nn.Module):
     Every picture is brought to zero mean and unit deviation first: a dim room must not look like another emotion.
     """
 
-    def __init__(self, channels: int, stem: int, widths: Sequence[int]) -> None:
-        """stem: width of the first convolution. widths: of the blocks; the last is the output's size."""
+    def __init__(self, channels: int, stem: int, widths: Sequence[int], mirrored: bool = False) -> None:
+        """stem: width of the first convolution. widths: of the blocks; the last is the output's size.
+
+        mirrored: a trained network sees each picture mirrored as well, and gives the mean of both views. In training,
+            where pictures are mirrored at random, one view is enough.
+        """
         super().__init__()
+        self.mirrored = mirrored
         self.contrast = nn.GroupNorm(1, channels, eps=FLAT, affine=False)
         self.stem = nn.Sequential(_convolution(channels, stem), nn.ReLU())
         inputs = (stem, *widths[:-1])
@@ -24,8 +30,14 @@ class FaceCNN(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures: (B, channels, H, W). Returns (B, width)."""
-        seen: Tensor = self.blocks(self.stem(self.contrast(pictures)))
-        return seen.mean(dim=(2, 3))
+        if self.training or not self.mirrored:
+            return self._seen(pictures)
+        as_is, mirrored = self._seen(torch.cat([pictures, pictures.flip(3)])).chunk(2)
+        return (as_is + mirrored) / 2
+
+    def _seen(self, pictures: Tensor) -> Tensor:
+        places: Tensor = self.blocks(self.stem(self.contrast(pictures)))
+        return places.mean(dim=(2, 3))
 
 
 class HalvingBlock(nn.Module):
