@@ -32,8 +32,8 @@ class FaceCNN(nn.Module):
         """pictures: (B, channels, H, W). Returns (B, width)."""
         if self.training or not self.mirrored:
             return self._seen(pictures)
-        as_is, mirrored = self._seen(torch.cat([pictures, pictures.flip(3)])).chunk(2)
-        return (as_is + mirrored) / 2
+        views = self._seen(torch.cat([pictures, pictures.flip(3)]))
+        return views.view(2, -1, self.width).mean(dim=0)
 
     def _seen(self, pictures: Tensor) -> Tensor:
         places: Tensor = self.blocks(self.stem(self.contrast(pictures)))
