@@ -100,7 +100,7 @@ def _config(name: str, backend: str, batch: int) -> "ModelConfig":
 def _batch(part: Part) -> int:
     """The most utterances that the part takes at once."""
     limits = [tensor.ranges["batch"][1] for tensor in part.inputs]
-    return min(*limits, batch_max(part.precision))
+    return min(*limits, batch_max(part))
 
 
 def _input(tensor: Tensor, optional: bool = False) -> "ModelInput":

@@ -19,6 +19,8 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 from tritonclient.utils import np_to_triton_dtype
 
+from telme.bundle import Manifest
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -80,6 +82,8 @@ class Server:
         self.asked: list[str] = []
         self.failing: str | None = None
         self.config = read_config(repository / name)
+        manifest = Manifest.model_validate_json((repository / name / "manifest.json").read_bytes())
+        self._precisions = {part: described.precision for part, described in manifest.parts.named()}
         patch.setitem(sys.modules, "triton_python_backend_utils", self._utilities())
         spec = importlib.util.spec_from_file_location(
             "triton_python_model", repository / name / "1" / self.config.default_model_filename
@@ -146,7 +150,10 @@ class Server:
         check(config, inputs)
         flat = {value.name for value in config.input if value.HasField("reshape") and not value.reshape.shape}
         given = {key: value[:, 0] if key in flat else value for key, value in inputs.items()}
-        model = session(self.repository / name / "1" / config.default_model_filename, self._as_recogniser)
+        multiplied = self._precisions.get(name.removeprefix(f"{self.config.name}_")) == "int8-static"
+        model = session(
+            self.repository / name / "1" / config.default_model_filename, self._as_recogniser and not multiplied
+        )
         answers = model.run(list(outputs), given)
         return Response([Tensor(key, value) for key, value in zip(outputs, answers, strict=True)])
 
@@ -170,9 +177,10 @@ def read_config(model: Path) -> ModelConfig:
 
 
 @cache
-def session(path: Path, as_recogniser: bool) -> onnxruntime.InferenceSession:
+def session(path: Path, stored: bool) -> onnxruntime.InferenceSession:
+    """stored: weights in int8 become float32 once, as the recogniser has it where they are merely stored so."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    if as_recogniser:
+    if stored:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(path, options)

@@ -114,12 +114,12 @@ class Recognizer:
         video = VideoFeatures(manifest.visual, detector)
         return cls(
             bundle,
-            TextEncoder(models["text"], batch_max(parts.text.precision), Prompter(manifest.text, tokenizer)),
-            AudioEncoder(models["audio"], batch_max(parts.audio.precision), AudioFeatures(manifest.audio)),
-            VisualEncoder(models["visual"], batch_max(parts.visual.precision), video),
+            TextEncoder(models["text"], batch_max(parts.text), Prompter(manifest.text, tokenizer)),
+            AudioEncoder(models["audio"], batch_max(parts.audio), AudioFeatures(manifest.audio)),
+            VisualEncoder(models["visual"], batch_max(parts.visual), video),
             Fusion(
                 models["fusion"],
-                batch_max(parts.fusion.precision),
+                batch_max(parts.fusion),
                 manifest.fusion,
                 _vector_sizes(parts.fusion),
             ),

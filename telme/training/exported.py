@@ -47,7 +47,7 @@ class ExportedNetwork:
         """Raises BundleError when the part cannot be run here."""
         self._model = _loaded(bundle, part)
         self._inputs = inputs
-        self.at_once = batch_max(part.precision)
+        self.at_once = batch_max(part)
         widths = {tensor.name: int(tensor.shape[1]) for tensor in part.outputs}
         self.vector = widths["vector"]
         self.size = self.vector + widths["logits"]
@@ -91,7 +91,7 @@ def parts(bundle: Bundle) -> tuple[dict[Modality, Asked], FusionPart]:
 def _fusion(bundle: Bundle, sizes: dict[Modality, int]) -> FusionPart:
     manifest = bundle.manifest
     part, calibration = manifest.parts.fusion, manifest.calibration
-    model, at_once = _loaded(bundle, part), batch_max(part.precision)
+    model, at_once = _loaded(bundle, part), batch_max(part)
 
     def logits(batch: Batch) -> npt.NDArray[np.float32]:
         inputs = {
