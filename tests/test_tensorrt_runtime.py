@@ -43,7 +43,11 @@ TYPICAL = {
 
 @pytest.fixture(scope="session")
 def shipped() -> Recognizer:
-    return Recognizer.load()
+    """The compact bundle, computed in float32 as the imaginary GPU does."""
+    bundle = Bundle.open(COMPACT)
+    stored = {name: getattr(bundle.manifest.parts, name).model_copy(update={"precision": "int8"}) for name in PARTS}
+    parts = bundle.manifest.parts.model_copy(update=stored)
+    return Recognizer.load(Bundle(COMPACT, bundle.manifest.model_copy(update={"parts": parts}), bundle.sha256))
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +139,7 @@ def test_an_engine_answers_as_its_model_does(flavour: str, shipped: Recognizer, 
         wanted = shipped.recognize(text=item.text, audio=item.audio, frames=item.frames)
         alone = recognizer.recognize(text=item.text, audio=item.audio, frames=item.frames)
         assert alone.scores == pytest.approx(wanted.scores, abs=1e-5)
-        assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
+        assert found.scores == pytest.approx(wanted.scores, abs=0.01)  # sums in another order tip int8 roundings
 
 
 @pytest.mark.usefixtures("gpu")
