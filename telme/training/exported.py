@@ -100,9 +100,9 @@ def _fusion(bundle: Bundle, sizes: dict[Modality, int]) -> FusionPart:
             "visual_present": batch.visual_present.numpy(),
             "beta": np.full(len(batch.truth), manifest.fusion.beta, np.float32),
         }
-        parts = [slice(start, start + at_once) for start in range(0, len(batch.truth), at_once)]
+        chunks = [slice(start, start + at_once) for start in range(0, len(batch.truth), at_once)]
         return np.concatenate(
-            [model.run({name: array[rows] for name, array in inputs.items()})["logits"] for rows in parts]
+            [model.run({name: array[rows] for name, array in inputs.items()})["logits"] for rows in chunks]
         )
 
     return FusionPart(manifest.labels, calibration.fused, calibration.audio_visual, "", logits)
