@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import sys
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_a_stream_reports_at_its_end_beside_pure_json_lines() -> None:
     count = len(expected(ACTED))
     for_people = run("--media", ACTED, "--fast", "--report", "--log-level", "error")
     assert len(for_people.events) == count
-    assert f"{count} events ({count} final)" in for_people.log
+    assert re.search(rf"\b{count} final\b", for_people.log)  # beside provisional ones, as many as there was time for
     assert "transcription" in for_people.log
     assert "dropped_utterances 0" in for_people.log
     for_programs = run("--media", ACTED, "--fast", "--report", "--log-level", "error", "--log-format", "json")
