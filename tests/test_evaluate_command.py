@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from telme.predictions import Predictions
 from telme.runtime.recognizer import Recognizer
 from telme.training import checkpoint
 from telme.training.answers import COMBINATIONS, Encoded, company
-from telme.training.encodings import Encodings, TextPart
+from telme.training.encodings import AudioPart, Encodings, TextPart
 from telme.training.evaluate_cli import main
 
 pytestmark = pytest.mark.slow  # eleven plots
@@ -40,10 +41,12 @@ NAMES = TEXT_ALONE | {
     "fusion-text-visual",
     "fusion-text-audio-visual",
     "fusion-random-company",
+    "fusion-text-audio-ravdess",
     "students-audio",
     "students-visual",
     "students-audio-visual",
 }
+ITEMS = {"audio-ravdess": 16, "fusion-text-audio-ravdess": 16, "visual-fer2013": 28}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_figures_are_scikit_learn_s(runs: tuple[Path, Path]) -> None:
         logits = np.array([item["logits"] for item in items])
         answers = logits.argmax(1)
         options = {"labels": range(7), "zero_division": 0}
-        assert result["items"] == len(items) == {"audio-ravdess": 16, "visual-fer2013": 28}.get(result["name"], 35)
+        assert result["items"] == len(items) == ITEMS.get(result["name"], 35)
         assert result["groups"] == len({item["group"] for item in items})
         assert result["confusion"] == confusion_matrix(truth, answers, labels=range(7)).tolist()
         assert result["weighted_f1"] == pytest.approx(f1_score(truth, answers, average="weighted", **options))
@@ -167,12 +170,32 @@ def test_the_students_together_answer_with_the_mean_of_their_log_probabilities(r
     np.testing.assert_allclose(audio, log_softmax(audio, axis=1), atol=1e-5)
 
 
+def test_prescribed_sentences_are_fused_with_the_voices_that_say_them(
+    runs: tuple[Path, Path], small_corpora: Path
+) -> None:
+    found = read(runs[0], "fusion-text-audio-ravdess")
+    assert (found.heading.inputs, found.heading.grouped_by) == ("text + audio", "speaker")
+    text, audio = TextPart.trained(runs[0] / "text"), AudioPart.trained(runs[0] / "audio")
+    fusion = checkpoint.load(runs[0] / "fusion", small_run.ASF, small_run.FusionDimensions)[1].eval()
+    clips = ravdess.load(small_corpora / "ravdess").split("test")
+    assert found.ids == tuple(clip.id for clip in clips)
+    for clip, logits in zip(clips, found.logits, strict=True):
+        said = replace(clip, turns=(Turn("anybody", "Kids are talking by the door."),))
+        assert clip.audio is not None
+        heard = audio.encode([waveforms.Clip("ravdess", clip, waveforms.read(clip.audio))]).vectors
+        one, none = torch.ones(1), torch.zeros(1)
+        faces = torch.zeros(1, small_run.VECTOR["visual"])
+        with torch.inference_mode():
+            expected = fusion(text.encode([said]).vectors, heard, faces, one, none, torch.tensor([0.5]))[0]
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 def test_pairs_are_named_for_what_they_are(runs: tuple[Path, Path]) -> None:
     results = json.loads((runs[0] / "evaluation" / "evaluation.json").read_text())["results"]
     for result in results:
         paired = result["part"] in ("fusion", "students") and result["name"] != "fusion-text"
         assert bool(result["note"]) == paired
-        if paired and result["name"] != "fusion-random-company":
+        if paired and result["name"] not in ("fusion-random-company", "fusion-text-audio-ravdess"):
             assert "paired by label, which is easier than life" in result["note"]
 
 

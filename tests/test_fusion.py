@@ -15,7 +15,7 @@ from telme.models.fusion import ASF, FusionDimensions, shift_weight
 from telme.training.company import Material, Paired, Pairing
 from telme.training.config import FusionSettings, Schedule, TextNoise
 from telme.training.encodings import Encodings
-from telme.training.fusion import FusionTask, judge
+from telme.training.fusion import SPLITS, FusionTask, judge
 from telme.training.loop import fit
 
 TEXT, AUDIO, VISUAL, LABELS = 10, 6, 4, 7
@@ -182,6 +182,51 @@ def test_shares_of_missing_and_unmatched_are_as_asked() -> None:
     company = at_hand.pair(Pairing(unmatched=1.0), np.random.default_rng(0))
     places = (company.audio[:, None] == at_hand.audio.vectors[None]).all(dim=2).int().argmax(dim=1).numpy()
     assert (at_hand.audio.truth[places] == at_hand.text.truth).mean() < 0.3
+
+
+def test_plain_words_are_said_and_shown_with_the_emotion_that_is_the_truth() -> None:
+    at_hand = material(0)
+    pairing = Pairing(audio_missing=0.5, visual_missing=0.5, unmatched=0.0, plain=0.5)
+    company = at_hand.pair(pairing, np.random.default_rng(0))
+    truth = company.truth.numpy()
+    neutral = at_hand.text.truth == MELD.index("neutral")
+    np.testing.assert_array_equal(truth[~neutral], at_hand.text.truth[~neutral])
+    changed = truth != at_hand.text.truth
+    # Half of the neutral texts; three of four of these have company, and one emotion of seven is neutral itself.
+    assert 0.2 < changed[neutral].mean() < 0.45
+    assert set(truth[changed]) == set(range(LABELS)) - {MELD.index("neutral")}
+    assert (company.audio_present + company.visual_present)[changed].all()
+    for vectors, present, source in (
+        (company.audio, company.audio_present, at_hand.audio),
+        (company.visual, company.visual_present, at_hand.visual),
+    ):
+        there = present.numpy() > 0
+        places = (vectors[:, None] == source.vectors[None]).all(dim=2).int().argmax(dim=1).numpy()
+        np.testing.assert_array_equal(source.truth[places][there], truth[there])
+    np.testing.assert_array_equal(at_hand.pair(Pairing(), np.random.default_rng(0)).truth, at_hand.text.truth)
+
+
+def test_plain_words_teach_to_listen(tmp_path: Path) -> None:
+    schedule = Schedule(epochs=20, batch=32, learning_rate=5e-3)
+
+    def heard(plain: float) -> float:
+        """How often words that are as neutral as they can be take the emotion of the voice."""
+        settings = FusionSettings(beta=1.0, heads=2, dropout=0.1, plain_share=plain, schedule=schedule)
+        torch.manual_seed(0)
+        model = ASF(FusionDimensions(TEXT, AUDIO, VISUAL, LABELS, heads=2, dropout=0.1))
+        clear = {name: replace(material(seed), text=clusters(600, TEXT, seed, 0.3)) for seed, name in enumerate(SPLITS)}
+        fit(FusionTask(model, clear, settings, seed=0), schedule, tmp_path / str(plain), seed=0)
+        test = clear["test"]
+        number = len(test.audio)
+        words = test.text.vectors[test.text.truth == MELD.index("neutral")][:1].expand(number, -1)
+        with torch.inference_mode():
+            present, unseen = torch.ones(number), torch.zeros(number)
+            faces = torch.zeros(number, VISUAL)
+            logits = model.eval()(words, test.audio.vectors, faces, present, unseen, torch.ones(number))
+        return float((logits.argmax(1).numpy() == test.audio.truth).mean())
+
+    assert heard(0.5) > 0.6
+    assert heard(0.0) < 0.3
 
 
 def test_an_emotion_that_no_face_shows_has_no_face() -> None:

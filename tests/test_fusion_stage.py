@@ -161,3 +161,17 @@ def test_a_missing_part_is_one_sentence(tmp_path: Path) -> None:
     settings = FusionSettings(schedule=Schedule(epochs=1, batch=1, learning_rate=1e-3))
     with pytest.raises(TrainingError, match=r"No trained part in .*text"):
         fusion.train(TrainingConfig(name="small", output=tmp_path, fusion=settings))
+
+
+def test_plain_words_are_for_texts_without_their_own_speech(tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    run = config.load(COMPACT.with_name("meld.yaml"))
+    assert run.fusion is not None
+    settings = run.fusion.model_copy(update={"plain_share": 0.1})
+    parts = (
+        TextPart.trained(tmp_path / "text"),
+        AudioPart.trained(tmp_path / "audio"),
+        VisualPart.trained(tmp_path / "visual"),
+    )
+    with pytest.raises(TrainingError, match=r"plain_share is 0\.1, but the utterances of meld have their own speech"):
+        fusion.encode(run, settings, *parts)

@@ -96,6 +96,13 @@ def test_a_file_s_name_says_everything(module, name: str, label: str, meld: str,
     assert utterance.audio == path
 
 
+def test_what_ravdess_says_stands_in_the_name(tmp_path: Path) -> None:
+    for sentence in ("01", "02"):
+        (tmp_path / f"03-01-05-02-{sentence}-01-21.wav").touch()
+    said = {utterance.id[12:14]: utterance.said for utterance in ravdess.load(tmp_path).utterances}
+    assert said == {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+
+
 @pytest.mark.parametrize(
     ("module", "good", "bad"),
     [

@@ -18,9 +18,10 @@ from telme.labels import RAVDESS
 
 LICENCE = "CC BY-NC-SA 4.0: non-commercial use only"
 LABELS = tuple(RAVDESS.to_meld)  # in the order of the codes, from 01
+SENTENCES = ("Kids are talking by the door.", "Dogs are sitting by the door.")  # in the order of the codes, from 01
 ACTION_UNITS = "action_units.npz"
 
-_NAME = re.compile(r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(0[1-9]|1[0-9]|2[0-4])")
+_NAME = re.compile(r"03-01-(0[1-8])-0[12]-(0[12])-0[12]-(0[1-9]|1[0-9]|2[0-4])")
 
 
 def load(folder: Path) -> Corpus:
@@ -33,7 +34,7 @@ def load(folder: Path) -> Corpus:
     utterances: list[Utterance] = []
     dropped: Counter[str] = Counter()
     for path, match in named_clips(folder, _NAME, "RAVDESS's audio-only speech", dropped):
-        emotion, actor = int(match[1]), int(match[2])
+        emotion, sentence, actor = map(int, match.groups())
         label = LABELS[emotion - 1]
         utterances.append(
             Utterance(
@@ -42,6 +43,7 @@ def load(folder: Path) -> Corpus:
                 label=label,
                 meld_label=RAVDESS.to_meld[label],
                 speaker=f"actor-{actor:02}",
+                said=SENTENCES[sentence - 1],
                 audio=path,
             )
         )

@@ -28,6 +28,7 @@ class Utterance:
     meld_label: the same in MELD's terms, or None where MELD has no counterpart.
     speaker: whoever speaks, acts or shows the face; splits never share one, where the corpus allows it.
     turns: the dialogue up to and including this utterance, oldest first; empty for a corpus without text.
+    said: its words, in a corpus of prescribed sentences, from which no teacher can tell its emotion.
     dialogue, position: the dialogue's id and this utterance's place in it, from 0.
     audio, video: files that hold the utterance, or None; sound files hold nothing else.
     video_span_s: where in `video` the utterance is; None where it is all of it.
@@ -40,6 +41,7 @@ class Utterance:
     meld_label: str | None
     speaker: str
     turns: tuple[Turn, ...] = ()
+    said: str | None = None
     dialogue: str | None = None
     position: int = 0
     audio: Path | None = None

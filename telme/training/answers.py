@@ -17,6 +17,7 @@ from telme.corpora import fer2013, footage, waveforms
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
 from telme.corpora.records import Split, Utterance, grouping
+from telme.features.text import Turn
 from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
 from telme.training import checkpoint
@@ -45,6 +46,7 @@ PAIRING_SEED = 42  # the same for every run: runs can only be compared in the sa
 _SPLIT: Split = "test"
 _COMPANIONS: Mapping[Modality, str] = {"audio": "speech", "visual": "faces"}
 CORRECTED = "imported weights with corrected inputs, unlike those that they learnt from (see --parity)"
+_PRESCRIBED = "their own words, from which nobody can tell the emotion"
 _OF_ANY_EMOTION = "speech and faces of random emotions: how much wrong company harms"
 
 
@@ -132,17 +134,22 @@ def answers(
     Raises CorpusError when a corpus is missing, TrainingError when it has nothing to test on.
     """
     encoded: dict[Modality, Encoded] = {}
+    sentences: dict[str, Encoded] = {}
     for modality, part in parts.items():
         found = dict(_encode(part, corpora, files))
         for corpus, its in found.items():
             log.info("%s part: %d items of %s encoded", modality, len(its.utterances), corpus)
             yield _alone(f"{modality}-{corpus.lower()}", modality, part, f"{corpus} {_SPLIT}", its)
+            if modality == "audio" and all(utterance.said for utterance in its.utterances):
+                sentences[corpus] = its
         if found:
             encoded[modality] = Encoded.joined(list(found.values()))
         if isinstance(part, TextPart):
             yield from _misheard(part, corpora)
     if fusion is not None and len(encoded) == len(MODALITIES):
         yield from _together(fusion, parts, encoded)
+        for corpus, speech in sentences.items():
+            yield _spoken(fusion, parts["text"], corpus, speech, encoded["visual"].encodings.vectors.shape[1])
     elif fusion is not None:
         log.warning("The fusion is left out: a modality has no test items to join.")
 
@@ -245,6 +252,39 @@ def _together(
     yield answered(
         "fusion-random-company", "text + audio + visual", _OF_ANY_EMOTION, fusion.logits(batch), by_fusion=True
     )
+
+
+def _spoken(fusion: FusionPart, text: Part, corpus: str, speech: Encoded, visual: int) -> Predictions:
+    """The fusion's answers where a corpus's prescribed sentences are all that was said, and nothing is seen.
+
+    visual: length of a face's vector.
+    """
+    if not isinstance(text, TextPart):
+        raise ValueError(f"{text.about.part} is no text part")
+    read = text.encode(
+        [replace(one, turns=(Turn(one.speaker, one.said),)) for one in speech.utterances if one.said is not None]
+    )
+    batch = Batch(
+        text=read.vectors,
+        audio=speech.encodings.vectors,
+        visual=torch.zeros(len(read), visual),
+        audio_present=torch.ones(len(read)),
+        visual_present=torch.zeros(len(read)),
+        confidence=torch.ones(len(read)),
+        truth=torch.from_numpy(read.truth),
+    )
+    grouped_by, groups = grouping(speech.utterances)
+    heading = Heading(
+        name=f"fusion-text-audio-{corpus.lower()}",
+        part="fusion",
+        inputs="text + audio",
+        data=f"{corpus} {_SPLIT}",
+        note="; ".join(filter(None, (_PRESCRIBED, fusion.note))),
+        labels=fusion.labels,
+        temperature=fusion.temperature,
+        grouped_by=grouped_by,
+    )
+    return Predictions(heading, read.ids, groups, read.truth, fusion.logits(batch))
 
 
 def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) -> tuple[Batch, str]:

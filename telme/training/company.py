@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from telme.labels import MELD
 from telme.training.encodings import Encodings
 
 PAIRED = "speech and faces of other corpora paired by label, which is easier than life"
@@ -32,11 +33,13 @@ class Pairing:
 
     audio_missing, visual_missing: how often there is none, in [0, 1].
     unmatched: how often, of those present, it is another utterance's, of any emotion.
+    plain: how often a neutral text is said and shown with an emotion, any as often as another, which is then the truth.
     """
 
     audio_missing: float = 0.0
     visual_missing: float = 0.0
     unmatched: float = 0.0
+    plain: float = 0.0
 
 
 class Company(Protocol):
@@ -57,7 +60,10 @@ class Company(Protocol):
 
 @dataclass(frozen=True)
 class Material:
-    """Text of one corpus, speech and faces of others: a text gets speech and a face of the same emotion."""
+    """Text of one corpus, speech and faces of others: a text gets speech and a face of the same emotion.
+
+    Plain pairings are for MELD's labels alone.
+    """
 
     text: Encodings
     audio: Encodings
@@ -65,9 +71,13 @@ class Material:
     note: str = field(default=PAIRED, init=False)
 
     def pair(self, pairing: Pairing, random: np.random.Generator) -> Batch:
-        truth = self.text.truth
-        audio, audio_present = _partners(truth, self.audio, pairing.audio_missing, pairing.unmatched, random)
-        visual, visual_present = _partners(truth, self.visual, pairing.visual_missing, pairing.unmatched, random)
+        plain = (self.text.truth == MELD.index("neutral")) & (random.random(len(self.text)) < pairing.plain)
+        truth = np.where(plain, random.integers(len(MELD), size=len(plain)), self.text.truth)
+        unmatched = np.where(plain, 0, pairing.unmatched)
+        audio, audio_present = _partners(truth, self.audio, pairing.audio_missing, unmatched, random)
+        visual, visual_present = _partners(truth, self.visual, pairing.visual_missing, unmatched, random)
+        unseen = (audio_present + visual_present).numpy() == 0
+        truth = np.where(plain & unseen, self.text.truth, truth)
         present = (audio_present, visual_present)
         return Batch(self.text.vectors, audio, visual, *present, _confidence(self.text), torch.from_numpy(truth))
 
@@ -96,9 +106,16 @@ def _confidence(text: Encodings) -> Tensor:
 
 
 def _partners(
-    truth: npt.NDArray[np.int64], others: Encodings, missing: float, unmatched: float, random: np.random.Generator
+    truth: npt.NDArray[np.int64],
+    others: Encodings,
+    missing: float,
+    unmatched: npt.NDArray[np.float64],
+    random: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """For each label in `truth` (n,) a random item of `others`: vectors (n, d) and whether there is one (n,)."""
+    """For each label in `truth` (n,) a random item of `others`: vectors (n, d) and whether there is one (n,).
+
+    unmatched: (n,), how likely each one's item is of any label.
+    """
     wanted = np.where(random.random(len(truth)) < unmatched, random.choice(others.truth, len(truth)), truth)
     chosen = np.zeros(len(truth), np.int64)
     present = random.random(len(truth)) >= missing

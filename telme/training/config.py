@@ -156,6 +156,9 @@ class FusionSettings(_Section):
     missing_share: float = Field(0.3, ge=0, lt=1, description="how often sound, and how often picture, is left out")
     bf16_encoding: bool = Field(False, description="encode the training split in bfloat16; scores stay exact")
     unmatched_share: float = Field(0.15, ge=0, lt=1, description="how often either shows something else than the text")
+    plain_share: float = Field(
+        0.0, ge=0, lt=1, description="how often a neutral text's speech and face show an emotion that is the truth"
+    )
     schedule: Schedule
 
     @model_validator(mode="after")

@@ -2,8 +2,9 @@
 
 Where the students learnt from the conversations that the teacher reads, an utterance brings its own speech and
 pictures. Else an utterance of MELD's text is given speech and a face of the same emotion from other corpora. Such
-pairs agree better than life does, so in training either may be missing, and either may show another emotion; the
-label is always the text's.
+pairs agree better than life does, so in training either may be missing, and either may show another emotion while the
+label is the text's. They also never say in a plain sentence how somebody feels, so of neutral texts some are spoken
+with an emotion, which is then the label.
 """
 
 import logging
@@ -101,6 +102,11 @@ def encode(
         raise TrainingError(f"The configuration {config.name} has no section `audio`, which names the speech to pair.")
     watched = config.visual is not None and config.visual.corpus == config.conversations
     if watched and config.conversations in config.audio.corpora:
+        if settings.plain_share:
+            raise TrainingError(
+                f"fusion.plain_share is {settings.plain_share}, but the utterances of {config.conversations} have "
+                "their own speech and pictures; set it to 0."
+            )
         return _paired(config, settings, text, audio, visual)
     if config.labels != MELD:
         raise TrainingError(
@@ -193,7 +199,8 @@ class FusionTask:
         self._settings = settings
         self._spec = FusionSpec(beta=settings.beta, unsure=settings.unsure)
         self._seed = seed
-        self.pairing = Pairing(settings.missing_share, settings.missing_share, settings.unmatched_share)
+        missing = settings.missing_share
+        self.pairing = Pairing(missing, missing, settings.unmatched_share, settings.plain_share)
 
     def train_batches(self, epoch: int) -> Sequence[Batch]:
         random = np.random.default_rng((self._seed, epoch))
