@@ -4,7 +4,8 @@
 
 Clips of four corpora are set one after another into a stream, each at the same speech level, with pauses
 between them that are longer than the hangover. Where speech is in the stream is read off the CLEAN clips
-(`speech_spans`), before any noise is added. Every figure comes from the same seed.
+(`speech_spans`), before any noise is added. Every figure comes from the same seed. Then every take of RAVDESS's that is
+acted strongly is played by itself, and counted where no utterance is found in it.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from streamer.segmenter import Segmenter
 from streamer.settings import Segmentation, Vad
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
 from streamer.utterance import EndReason, Utterance
-from streamer.vad import make_detector
+from streamer.vad import SileroDetector, VoiceDetector, make_detector
 
 Sound = npt.NDArray[np.float32]
 
@@ -52,23 +53,35 @@ class Stream:
 
 @dataclass(frozen=True)
 class Variant:
-    """forgetful: the detector is reset after each utterance, too."""
+    """forgetful: the detector is reset after each utterance, too. at_pitch: silero hears the sound as it is alone."""
 
     vad: Vad
     forgetful: bool = False
+    at_pitch: bool = False
 
     def __str__(self) -> str:
         vad = self.vad
         name = f"webrtc {vad.aggressiveness}" if vad.engine == "webrtc" else f"silero {vad.threshold}"
-        return f"{name}, forgetful" if self.forgetful else name
+        return f"{name}{', forgetful' * self.forgetful}{', as it is' * self.at_pitch}"
+
+    def detector(self) -> VoiceDetector:
+        detector = make_detector(self.vad)
+        if self.at_pitch:
+            assert isinstance(detector, SileroDetector)
+            detector.ears = detector.ears[:1]
+        return detector
 
 
 CONTENDERS = (Variant(Vad(engine="silero")), Variant(Vad(engine="webrtc")))
+AT_PITCH = Variant(Vad(engine="silero"), at_pitch=True)
 VARIANTS = (
     *(Variant(Vad(engine="webrtc", aggressiveness=a)) for a in (1, 2, 3)),
     *(Variant(Vad(engine="silero", threshold=t)) for t in (0.2, 0.3, 0.4, 0.5, 0.7)),
     Variant(Vad(engine="silero"), forgetful=True),
+    AT_PITCH,
 )
+NAMED = 10  # takes without an utterance whose names are printed
+ROOM_DBFS = -66.0  # of the noise under takes that are played by themselves
 
 
 @dataclass(frozen=True)
@@ -226,7 +239,7 @@ def mix(stream: Stream, condition: Condition, noises: dict[str, Sound]) -> Sound
 
 
 def measure(sound: Sound, truth: list[Span], variant: Variant) -> Figures:
-    detector = make_detector(variant.vad)
+    detector = variant.detector()
     segmenter = Segmenter(SEGMENTATION, detector)
     found: list[Utterance] = []
     began = time.process_time()
@@ -335,6 +348,27 @@ def details(results: dict[Condition, dict[Variant, Figures]]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
 
 
+def strong_takes(corpora: Path) -> Iterator[str]:
+    """Which of RAVDESS's strongly acted takes have no utterance, by engine."""
+    clips = [clip for clip in sorted((corpora / "ravdess" / "audio").glob("*.flac")) if clip.stem.split("-")[3] == "02"]
+    missed: dict[Variant, list[str]] = {variant: [] for variant in (*CONTENDERS, AT_PITCH)}
+    rng = np.random.default_rng(SEED)
+    for clip in clips:
+        sound = np.concatenate([read(clip), np.zeros(2 * SAMPLE_RATE_HZ, np.float32)])
+        sound += rng.normal(0, 10 ** (ROOM_DBFS / 20), len(sound)).astype(np.float32)
+        for variant, names in missed.items():
+            segmenter = Segmenter(SEGMENTATION, variant.detector())
+            found = [
+                u for at in range(0, len(sound), CHUNK) for u in segmenter.push(AudioChunk(at, sound[at : at + CHUNK]))
+            ]
+            found += segmenter.flush(EndReason.STREAM_END)
+            if not any(u.over for u in found):
+                names.append(clip.stem)
+    yield f"{len(clips)} strongly acted takes; without an utterance:"
+    for variant, names in missed.items():
+        yield f"- {variant}: {len(names)} ({', '.join(names[:NAMED])}{', …' * (len(names) > NAMED)})"
+
+
 def errors(ms: list[float]) -> str:
     """Median of the errors, and the 90th percentile of their sizes."""
     return f"{np.median(ms):+.0f} / {np.percentile(np.abs(ms), 90):.0f}" if ms else "–"
@@ -361,6 +395,8 @@ def main() -> None:
     print(*overview(results), sep="\n")
     print()
     print(*details(results), sep="\n")
+    print()
+    print(*strong_takes(corpora), sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import soundfile
 import soxr
@@ -12,7 +13,7 @@ import soxr
 from streamer import vad
 from streamer.settings import Vad
 from streamer.signals import SAMPLE_RATE_HZ
-from streamer.vad import SileroDetector, VadError, VoiceDetector, WebRtcDetector, make_detector
+from streamer.vad import SileroDetector, SileroNetwork, VadError, VoiceDetector, WebRtcDetector, make_detector
 
 ENGINES = [Vad(engine="webrtc"), Vad(engine="silero")]
 
@@ -71,10 +72,22 @@ def test_silero_hears_what_faster_whisper_hears(jfk: np.ndarray) -> None:
     from faster_whisper.vad import get_vad_model
 
     frames = len(jfk) // 512
-    detector = SileroDetector(0.5)
-    ours = [detector.probability(frame) for frame in jfk[: frames * 512].reshape(-1, 512)]
+    network = SileroNetwork(onnxruntime.InferenceSession(vad._silero_file()))
+    ours = [network.probability(frame) for frame in jfk[: frames * 512].reshape(-1, 512)]
     theirs = get_vad_model()(jfk[: frames * 512].copy()).ravel()
     np.testing.assert_allclose(ours[:-1], theirs[:-1], atol=1e-3)  # theirs blanks the end of the last frame
+
+
+@pytest.mark.corpora
+@pytest.mark.parametrize("clip", ["03-01-05-02-02-01-18", "03-01-03-02-01-01-06"])
+def test_high_shouting_is_speech(clip: str, corpora: Path) -> None:
+    """An angry and a joyful woman; as it is, the network takes neither for half a second of speech."""
+    sound, _ = soundfile.read(corpora / "ravdess" / "audio" / f"{clip}.flac", dtype="float32")
+    frames = sound[: len(sound) // 512 * 512].reshape(-1, 512)
+    threshold = Vad().threshold
+    network = SileroNetwork(onnxruntime.InferenceSession(vad._silero_file()))
+    assert sum(network.probability(frame) >= threshold for frame in frames) < 16
+    assert sum(verdicts(SileroDetector(threshold), sound)) > 25
 
 
 @pytest.mark.corpora
