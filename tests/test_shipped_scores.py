@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from telme.bundle import COMPACT, Bundle
-from telme.corpora import meld
+from telme.corpora import meld, ravdess, waveforms
 from telme.corpora.decoding import DecodedFiles
 from telme.evaluation import Evaluation
+from telme.features.text import Turn
+from telme.runtime.recognizer import Recognizer
 from telme.training import exported
 from telme.training.answers import answers
 from telme.training.encodings import TextPart
@@ -45,3 +47,18 @@ def test_texts(corpora: Path) -> None:
     found = Evaluation.of(logits, indices(utterances, text.about.labels), text.about.labels)
     expected = promised(bundle, "text", "meld dev", "weighted_f1")
     assert found.metrics()["weighted_f1"] == pytest.approx(expected, abs=0.01)
+
+
+def test_plain_words_do_not_drown_the_voice(corpora: Path) -> None:
+    recognizer = Recognizer.load()
+    takes = [take for take in ravdess.load(corpora / "ravdess").split("dev") if take.meld_label != "neutral"]
+    right = dict.fromkeys(("fused", "voice"), 0)
+    for take in takes:
+        assert take.audio is not None
+        assert take.said is not None
+        heard = recognizer.recognize(text=[Turn(take.speaker, take.said)], audio=waveforms.read(take.audio))
+        voice = heard.modality_scores["audio"]
+        right["fused"] += heard.emotion == take.meld_label
+        right["voice"] += max(voice, key=voice.__getitem__) == take.meld_label
+    assert right["voice"] > 0.7 * len(takes)
+    assert right["fused"] > 0.8 * right["voice"]
