@@ -27,12 +27,12 @@ from vad import make_noise
 
 from telme.corpora import emodb, ravdess
 from telme.corpora.records import Corpus, Utterance
+from telme.evaluation import accuracy, bootstrap_interval
 
 STREAM = (sys.executable, "-m", "streamer.cli", "--json", "--fast", "--log-level", "error")
 RATE_HZ = 16_000
 PAUSE_S = 1.5
 QUIET_DB = 40.0  # a pause is as quiet as a room, not as a file
-RESAMPLED = 2000
 WAYS = ("event", "voice alone", "words alone")
 
 
@@ -112,14 +112,12 @@ def _table(takes: Sequence[Take]) -> Table:
 
 
 def _share(takes: Sequence[Take], place: int) -> str:
-    right = {speaker: [] for speaker in dict.fromkeys(take.speaker for take in takes)}
-    for take in takes:
-        right[take.speaker].append(take.answers[place] == take.acted)
-    counts = np.array([(sum(one), len(one)) for one in right.values()])
-    drawn = np.random.default_rng(0).integers(len(counts), size=(RESAMPLED, len(counts)))
-    totals = counts[drawn].sum(axis=1)
-    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
-    return f"{counts[:, 0].sum() / counts[:, 1].sum():.3f} ({low:.3f} to {high:.3f})"
+    counts = []
+    for speaker in dict.fromkeys(take.speaker for take in takes):
+        right = [take.answers[place] == take.acted for take in takes if take.speaker == speaker]
+        counts.append([[sum(right), len(right) - sum(right)], [0, 0]])  # right lies on the diagonal
+    low, high = bootstrap_interval(np.array(counts), accuracy)
+    return f"{accuracy(np.sum(counts, axis=0)):.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":
