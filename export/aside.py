@@ -36,5 +36,10 @@ def _replace(folder: Path, output: Path) -> None:
     old = folder.with_name(f"{folder.name}.old")
     if output.exists():
         output.rename(old)
-    folder.rename(output)
+    try:
+        folder.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -232,8 +232,9 @@ class _TimingCache:
         content = self._config.get_timing_cache().serialize()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=self._file.parent, delete=False) as aside:
-                aside.write(content)
-            Path(aside.name).replace(self._file)
+            # In a folder of its own, which goes whatever happens to the file.
+            with TemporaryDirectory(dir=self._file.parent) as aside:
+                Path(aside, self._file.name).write_bytes(content)
+                Path(aside, self._file.name).replace(self._file)
         except OSError as error:
             log.warning("the timing cache %s cannot be written (%s)", self._file, error.strerror)

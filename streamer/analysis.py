@@ -87,12 +87,14 @@ class Analyst:
         Raises whatever a model raises that cannot digest its input.
         """
         utterance, begun_at = cut.utterance, time.monotonic()
-        (heard, transcription_ms), voice, audio, visual = await asyncio.gather(
-            self._listen(utterance),
-            self._read_voice(utterance),
-            self._stages.encode_audio(utterance.samples),
-            self._look(utterance),
-        )
+        listening = asyncio.ensure_future(self._listen(utterance))
+        reading_voice = asyncio.ensure_future(self._read_voice(utterance))
+        encoding_audio = asyncio.ensure_future(self._stages.encode_audio(utterance.samples))
+        looking = asyncio.ensure_future(self._look(utterance))
+        # All of them, also where one fails: none may still be at work when the next utterance has its turn.
+        await asyncio.gather(listening, reading_voice, encoding_audio, looking, return_exceptions=True)
+        heard, transcription_ms = listening.result()
+        voice, audio, visual = reading_voice.result(), encoding_audio.result(), looking.result()
         speaker = self._speakers.name_of(voice)
         turns = self._turns(utterance, speaker, heard)
         recognition = await self._recognise(heard, turns, audio, visual)

@@ -19,15 +19,18 @@ from streamer.configuration import (
     parse_stream,
     to_yaml,
 )
+from streamer.ending import end_process
 from streamer.events import json_schema
 from streamer.http_server import HttpServerError
 from streamer.json_lines import OutputError
 from streamer.mqtt import asyncapi
 from streamer.mqtt.errors import BrokerError, OutboxError
 from streamer.service import serve
+from streamer.settings import StreamSettings
 from streamer.signals import SourceError
 from streamer.sources.devices import list_devices
-from streamer.transcriber import TranscriberError
+from streamer.speech_model import TranscriberError
+from streamer.supervision import Read
 from streamer.vad import VadError
 from streamer.viewer.page import PageError
 from telme.bundle import BundleError
@@ -68,13 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list_devices:
             return _print(list_devices() + "\n")
         logs.configure(settings.log.level, settings.log.format)
-        asyncio.run(serve(settings, read))
+        asyncio.run(_serve(settings, read))
     except USER_ERRORS as error:
         sys.stderr.write(f"telme-stream: {error}\n")
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+async def _serve(settings: StreamSettings, read: Read) -> None:
+    if not await serve(settings, read):
+        end_process(0)
 
 
 def _print(text: str) -> int:

@@ -20,19 +20,21 @@ class Vitals:
     heard_s: end of what was heard, in seconds of the stream clock; None for a file, which waits for its reader.
     finished: utterances and drafts that recognition is done with, well or badly.
     waits: whether recognition has others to do.
+    blind: whether its pictures have ended in an error.
     """
 
     stream: str
     heard_s: float | None
     finished: int
     waits: bool
+    blind: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
     """State, and why it is not ok.
 
-    degraded: something is missing that the program looks for by itself: a device, the broker, the disk.
+    degraded: the work goes on without something. A device, the broker and the disk are looked for.
     failed: what only a restart can mend. Neither `starting` nor `failed` is live.
     """
 
@@ -95,6 +97,8 @@ class Health:
             worked_s = self._same_for_s((vitals.stream, "work"), (vitals.finished, vitals.waits))
             if vitals.waits and worked_s > self._limits.recognition_s:
                 fatal.append(f"recognition of {vitals.stream} has finished nothing for {worked_s:.0f} s")
+            if vitals.blind:
+                lacking.append(f"the pictures of {vitals.stream} have ended in an error, which the log tells")
             if vitals.heard_s is None:
                 continue
             silent_s = self._same_for_s((vitals.stream, "sound"), vitals.heard_s)

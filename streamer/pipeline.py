@@ -11,9 +11,9 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from streamer import chunks
 from streamer.analysis import Analysis, Analyst
@@ -26,11 +26,12 @@ from streamer.models import Models
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
-from streamer.speakers import SpeakerCounters, Speakers
+from streamer.speakers import Speakers
 from streamer.speculation import Speculation, SpeculationCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
 from streamer.wall_clock import WallClock
 from streamer.watcher import PictureCounters, Watcher
+from streamer.workers import run_in
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class Pipeline:
         self._settings = settings
         self._sinks = sinks
         self._wall_clock = WallClock(clock, source.live)
+        self._hearing = models.workers.hearing
         self._watcher = Watcher(models.recognizer.see, models.workers.faces)
         self._backlog = Backlog(settings.recognition.queue_max, drop_oldest=source.live)
         self._place = models.scheduler.join(urgent=lambda: self._backlog.first.utterance.over)
@@ -141,17 +143,28 @@ class Pipeline:
         return self._speculation.counters
 
     @property
-    def speakers(self) -> SpeakerCounters:
-        return self._speakers.counters
-
-    @property
     def vitals(self) -> Vitals:
         return Vitals(
             stream=self._settings.stream,
             heard_s=self.heard_s if self.source.live else None,
             finished=self.counters.finished,
             waits=self.counters.pending > 0 or self.counters.pending_drafts > 0,
+            blind=self.pictures.broken > 0,
         )
+
+    def status(self) -> dict[str, Any]:
+        """Everything that is counted, ready for JSON."""
+        return {
+            "paused": self.paused,
+            "speaking": self.segmenter.speaking,
+            "dialogue_turns": len(self.dialogue),
+            "pipeline": asdict(self.counters),
+            "speculation": asdict(self._speculation.counters),
+            "speakers": asdict(self._speakers.counters),
+            "segmenter": asdict(self.segmenter.counters),
+            "pictures": asdict(self.pictures),
+            "source": asdict(self.source.counters),
+        }
 
     @property
     def heard_s(self) -> float:
@@ -175,7 +188,8 @@ class Pipeline:
                 tasks.create_task(self._listen(), name="listen")
                 tasks.create_task(self._recognise(), name="recognise")
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            failure = failures.exceptions[0]
+            raise failure from failure.__cause__
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -209,11 +223,11 @@ class Pipeline:
         if chunk is None:
             utterances = self.segmenter.flush(EndReason.GAP)
         elif self.paused:
-            utterances = self.segmenter.flush(EndReason.GAP)
+            utterances = self.segmenter.pause()
             self.counters.paused_samples += len(chunk.samples)
             self._hear_until(chunk.end)
         else:
-            utterances = self.segmenter.push(chunk)
+            utterances = await run_in(self._hearing, self.segmenter.push, chunk)
             self._hear_until(chunk.end)
         for utterance in utterances:
             await self._hand_over(utterance)

@@ -19,10 +19,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamer.settings import Segmentation, Vad
+from streamer.settings import Segmentation, StreamSettings, Vad
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk
 from streamer.utterance import EndReason, Unfinished, Utterance
-from streamer.vad import VoiceDetector
+from streamer.vad import VoiceDetector, make_detector
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ class _Tape:
 class Segmenter:
     """Turns chunks into utterances; how the stream is split into chunks makes no difference.
 
-    Synchronous, without threads or clocks: a call takes as long as the detector takes for its frames.
+    Synchronous, without threads or clocks: `push` takes as long as the detector takes for its frames, so it belongs
+    into a worker thread. What it says of itself may be read, and it may be told other settings, meanwhile.
     Holds no more sound than the longest utterance, however long the stream is.
 
     drafts: whether utterances are also reported while they are not over: in each pause, and every so often while
@@ -155,11 +156,6 @@ class Segmenter:
         return self._speech is not None
 
     @property
-    def speech_start(self) -> int | None:
-        """Sample index at which the speech in hand begins; None between utterances."""
-        return None if self._speech is None else self._speech.start
-
-    @property
     def speech_end(self) -> int | None:
         """Sample index at which the speech in hand ends so far; None between utterances."""
         return None if self._speech is None else self._speech.end
@@ -177,6 +173,11 @@ class Segmenter:
         utterances = self._bridge(chunk.start)
         utterances += self._listen(chunk.samples)
         return utterances
+
+    def pause(self) -> list[Utterance]:
+        """Ends the utterance in hand, if there is one, and expects the next chunk from anywhere further on."""
+        self._begun = False
+        return self.flush(EndReason.GAP)
 
     def flush(self, reason: EndReason) -> list[Utterance]:
         """Ends the utterance in hand, if there is one: when the stream ends, or (GAP) when no samples come."""
@@ -328,6 +329,11 @@ class Segmenter:
     def _whole_frames(self, ms: int) -> int:
         """Samples of the whole frames that cover a time."""
         return math.ceil(_samples(ms) / self._frame) * self._frame
+
+
+def make_segmenter(settings: StreamSettings) -> Segmenter:
+    """Loads a voice detector, so not in the event loop. Raises VadError where it cannot be had."""
+    return Segmenter(settings.segmentation, make_detector(settings.vad), drafts=settings.recognition.speculate)
 
 
 def _samples(ms: int) -> int:

@@ -5,11 +5,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from streamer.answers import answer_requests
+from streamer.ending import end_process
 from streamer.events import BundleId
 from streamer.loop_lag import LoopLag
 from streamer.metrics import SHARED
@@ -23,10 +25,10 @@ from streamer.mqtt.publisher import Publisher
 from streamer.outputs import local_sinks, served_metrics, tell
 from streamer.pipeline import Pipeline
 from streamer.report import Report
+from streamer.segmenter import make_segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import Source
 from streamer.sources.open import open_source
-from streamer.stream import make_segmenter
 from streamer.streams import Streams
 from streamer.supervision import Read, Supervision
 from telme.bundle import Bundle
@@ -34,58 +36,91 @@ from telme.bundle import Bundle
 logger = logging.getLogger(__name__)
 
 
-async def serve(settings: StreamSettings, read: Read) -> None:
-    """Run all streams until their sources end or a signal stops them.
+@dataclass(frozen=True)
+class Service:
+    """What runs once everything is loaded, connected and open.
+
+    say: writes where people read.
+    """
+
+    settings: StreamSettings
+    streams: Streams
+    publisher: Publisher | None
+    report: Report
+    say: Callable[[str], object]
+
+    async def run_until(self, stopping: asyncio.Event) -> bool:
+        """Until all sources end, or as `serve` says. Returns False where utterances in hand were given up."""
+        try:
+            return await _run_until(stopping, self.streams, self.publisher, self.settings.stop_s)
+        finally:
+            ended = self.streams.status()
+            logger.info("stream ended", extra=ended)
+            if self.settings.output.report:
+                tell(self.report, ended, self.settings, self.say)
+
+
+async def serve(settings: StreamSettings, read: Read) -> bool:
+    """Run all streams until their sources end or a signal stops them; a second signal ends the process at once.
 
     read: reads the settings again, in all their layers; raises ConfigurationError.
-    `online` is published once everything is loaded, warm and open. Raises the parts' own errors
-    (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
+    Returns False where a thread may still be at work, which neither event loop nor interpreter would end before.
+    Raises the parts' own errors (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
     """
-    each = settings.each()
     async with AsyncExitStack() as parts:
         stopping = parts.enter_context(_signals())
-        supervision = await parts.enter_async_context(Supervision(settings, read, stopping))
-        # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
-        bundle = await asyncio.to_thread(open_bundle, settings.recognition)
-        sources = [open_source(one.sources, bundle.manifest.visual.rate_hz) for one in each]
-        publisher = await parts.enter_async_context(connected_publisher(settings))
-        metrics = await served_metrics(settings, supervision.health, parts)
-        models = await asyncio.to_thread(load_models, settings, bundle)
-        parts.callback(models.close)
-        segmenters = [await asyncio.to_thread(make_segmenter, one) for one in each]
-        await _open(sources, parts)
-        sinks, say = await local_sinks(settings, bundle.manifest.name, parts)
-        report = Report()
-        sinks.append(report)
-        if publisher is not None:
-            sinks.append(publisher)
-        if metrics is not None:
-            sinks.append(metrics)
-        lag = LoopLag()
-        watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
-        parts.callback(watching_lag.cancel)
-        pipelines = {
-            one.stream: Pipeline(one, source, segmenter, models, sinks)
-            for one, source, segmenter in zip(each, sources, segmenters, strict=True)
-        }
-        streams = Streams(pipelines, models.transcriber, publisher, lag)
+        starting = asyncio.create_task(_start(settings, read, stopping, parts), name="start")
+        asked = asyncio.create_task(stopping.wait(), name="signal")
+        parts.callback(asked.cancel)
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            logger.info("stopped before all was ready")
+            return False
+        return await starting.result().run_until(stopping)
 
-        def now(stream: str | None = None) -> dict[str, Any]:
-            return {"health": supervision.health.check().as_json(), **streams.status(stream)}
 
-        if metrics is not None:
-            metrics.ask(now, each[0].stream if len(each) == 1 else SHARED)
-        if publisher is not None:
-            answer_requests(publisher, streams, supervision, now)
-            publisher.ready(_info(settings, bundle))
-        supervision.begin(streams, publisher)
-        try:
-            await _run_until(stopping, streams, publisher, settings.stop_s)
-        finally:
-            ended = streams.status()
-            logger.info("stream ended", extra=ended)
-            if settings.output.report:
-                tell(report, ended, settings, say)
+async def _start(settings: StreamSettings, read: Read, stopping: asyncio.Event, parts: AsyncExitStack) -> Service:
+    """`online` is published once everything is loaded, warm and open."""
+    each = settings.each()
+    supervision = await parts.enter_async_context(Supervision(settings, read, stopping))
+    # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
+    bundle = await asyncio.to_thread(open_bundle, settings.recognition)
+    sources = [open_source(one.sources, bundle.manifest.visual.rate_hz) for one in each]
+    publisher = await parts.enter_async_context(connected_publisher(settings))
+    metrics = await served_metrics(settings, supervision.health, parts)
+    models = await asyncio.to_thread(load_models, settings, bundle)
+    parts.callback(models.close)
+    segmenters = [await asyncio.to_thread(make_segmenter, one) for one in each]
+    await _open(sources, parts)
+    sinks, say = await local_sinks(settings, bundle.manifest.name, parts)
+    report = Report()
+    sinks.append(report)
+    if publisher is not None:
+        sinks.append(publisher)
+    if metrics is not None:
+        sinks.append(metrics)
+    lag = LoopLag()
+    watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
+    parts.callback(watching_lag.cancel)
+    pipelines = {
+        one.stream: Pipeline(one, source, segmenter, models, sinks)
+        for one, source, segmenter in zip(each, sources, segmenters, strict=True)
+    }
+    streams = Streams(pipelines, models.transcriber, publisher, lag)
+
+    def now(stream: str | None = None) -> dict[str, Any]:
+        return {"health": supervision.health.check().as_json(), **streams.status(stream)}
+
+    if metrics is not None:
+        metrics.ask(now, each[0].stream if len(each) == 1 else SHARED)
+    if publisher is not None:
+        answer_requests(publisher, streams, supervision, now)
+        publisher.ready(_info(settings, bundle))
+    supervision.begin(streams, publisher)
+    return Service(settings, streams, publisher, report, say)
 
 
 @asynccontextmanager
@@ -124,7 +159,9 @@ async def _open(sources: Sequence[Source], parts: AsyncExitStack) -> None:
             raise outcome
 
 
-async def _run_until(stopping: asyncio.Event, streams: Streams, publisher: Publisher | None, stop_s: float) -> None:
+async def _run_until(stopping: asyncio.Event, streams: Streams, publisher: Publisher | None, stop_s: float) -> bool:
+    """Whether the utterances in hand became events."""
+    finished = True
     running = asyncio.create_task(streams.run(), name="streams")
     waited_for: set[asyncio.Task[Any]] = {running}
     if publisher is not None:
@@ -133,17 +170,18 @@ async def _run_until(stopping: asyncio.Event, streams: Streams, publisher: Publi
     try:
         done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
         if running not in done:
-            await _finish(streams, running, stop_s)
+            finished = await _finish(streams, running, stop_s)
         for task in done:
             task.result()
     finally:
         for task in waited_for:
             task.cancel()
         await asyncio.gather(*waited_for, return_exceptions=True)
+    return finished
 
 
-async def _finish(streams: Streams, running: asyncio.Task[None], stop_s: float) -> None:
-    """Let the utterance in hand become an event, but no longer than `stop_s`."""
+async def _finish(streams: Streams, running: asyncio.Task[None], stop_s: float) -> bool:
+    """Let the utterance in hand become an event, but no longer than `stop_s`; whether that was enough."""
     started = time.monotonic()
     streams.stop()
     await asyncio.wait({running}, timeout=stop_s)
@@ -151,6 +189,7 @@ async def _finish(streams: Streams, running: asyncio.Task[None], stop_s: float) 
         running.result()
     else:
         logger.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
+    return running.done()
 
 
 @contextmanager
@@ -161,7 +200,8 @@ def _signals() -> Iterator[asyncio.Event]:
 
     def ask() -> None:
         if stopping.is_set():
-            raise KeyboardInterrupt
+            logger.warning("ended at once, by a second signal")
+            end_process(130)
         logger.info("stopping: finishing the utterance in hand")
         stopping.set()
 

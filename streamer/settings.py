@@ -60,6 +60,11 @@ class Sources(_Section):
             )
         return self
 
+    @property
+    def has_microphone(self) -> bool:
+        """A camera without one has the default microphone listen along."""
+        return self.media is None and (self.microphone is not None or self.camera is not None)
+
 
 class Vad(_Section):
     """Voice activity detection."""
@@ -344,8 +349,15 @@ class StreamSettings(_Section):
                 f"give the source of {self.stream!r} a name among the streams, too"
             )
         for name, sources in self.streams.items():
-            if sources.media is None and sources.microphone is None and sources.camera is None:
+            if sources.media is None and not sources.has_microphone:
                 raise ValueError(f"stream {name!r} has no source: give it media, a microphone or a camera")
+        # PortAudio finds a microphone that comes back only after it has closed all that are open.
+        listening = [name for name, sources in self.streams.items() if sources.has_microphone]
+        if len(listening) > 1:
+            raise ValueError(
+                f"{' and '.join(map(repr, listening))} both listen to a microphone, which only one stream of a process "
+                "may do: start one telme-stream for each"
+            )
         return self
 
     def each(self) -> tuple["StreamSettings", ...]:

@@ -14,7 +14,6 @@ from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.requests import RequestError
 from streamer.pipeline import Pipeline
 from streamer.settings import StreamSettings
-from streamer.stream import counted
 from streamer.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class Streams:
         What each of several streams counts stands under its name in the section `streams`.
         Raises RequestError where there is no stream of that name.
         """
-        chosen = {name: counted(pipeline) for name, pipeline in self.chosen(stream).items()}
+        chosen = {name: pipeline.status() for name, pipeline in self.chosen(stream).items()}
         own = next(iter(chosen.values())) if len(chosen) == 1 else {"streams": chosen}
         p99_ms, max_ms = self._lag.p99_and_max_ms()
         return {

@@ -13,11 +13,9 @@ from streamer.padded_decoder import PaddedDecoder
 from streamer.settings import Transcription
 from streamer.short_decoder import ShortDecoder
 from streamer.signals import SAMPLE_RATE_HZ
-from streamer.speech_model import TranscriberError, load_speech_model
+from streamer.speech_model import load_speech_model
 from streamer.transcript_gates import Decoded, reason_to_doubt, reason_to_reject
 from streamer.utterance import Rejected, Transcript
-
-__all__ = ["Transcriber", "TranscriberCounters", "TranscriberError"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,16 @@ MEMORY_BYTES = 64 << 20
 
 @dataclass
 class PictureCounters:
-    """What became of the pictures since the stream began."""
+    """What became of the pictures since the stream began.
+
+    broken: 1 once their source has failed, after which none come any more.
+    """
 
     seen: int = 0
     without_face: int = 0
     several_faces: int = 0
     failed: int = 0
+    broken: int = 0
 
 
 class Watcher:
@@ -43,10 +47,13 @@ class Watcher:
         self._advanced = asyncio.Condition()
 
     async def watch(self, frames: AsyncIterator[VideoFrame]) -> None:
-        """Runs until the frames end."""
+        """Runs until the frames end. Where they end in an error, it is logged and counted: sound goes on."""
         try:
             async for frame in frames:
                 await self._remember(frame.time_s, await self._look_at(frame))
+        except Exception:
+            self.counters.broken += 1
+            logger.exception("pictures have ended in an error; sound goes on without them")
         finally:
             async with self._advanced:
                 self._ended = True

@@ -63,6 +63,11 @@ def test_a_device_number_is_a_device_name() -> None:
         ({"streams": {"a": {}}}, {}, "stream 'a' has no source: give it media, a microphone or a camera"),
         ({"streams": {"info": {"media": "a.mp4"}}}, {}, "a stream cannot be called 'info'"),
         ({"streams": {"a": {"media": "a.mp4", "camera": "0"}}}, {}, "leave out microphone and camera"),
+        (
+            {"streams": {"a": {"microphone": "USB"}, "b": {"media": "a.mp4"}, "c": {"camera": "0"}}},
+            {},
+            "'a' and 'c' both listen to a microphone, which only one stream of a process may do",
+        ),
         ({"dialogue": {"reset_after_s": float("nan")}}, {}, "dialogue.reset_after_s"),
     ],
 )

@@ -55,6 +55,12 @@ def test_a_stream_that_hears_and_has_nothing_to_do_is_well() -> None:
         assert world.after(1, heard_s=float(second)) == Verdict("ok")
 
 
+def test_pictures_that_ended_in_an_error_degrade() -> None:
+    verdict = begun().after(1, heard_s=1.0, blind=True)
+    assert (verdict.state, verdict.live) == ("degraded", True)
+    assert verdict.reasons == ("the pictures of main have ended in an error, which the log tells",)
+
+
 def test_a_source_that_is_away_degrades_and_is_looked_for_without_end() -> None:
     world = begun()
     assert world.after(STALL_S).state == "ok"

@@ -1,24 +1,29 @@
 """Media files and live URLs, decoded for real."""
 
 import asyncio
+import socketserver
 import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from brokers import until
 from devices.network import Server, file_server, live_url
 from devices.reading import AWAY_S, BACK_S, Reading, read_all, reading
 from streams import CONVERSATION
 
 from streamer.settings import Sources
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceError
+from streamer.sources.backoff import Backoff
+from streamer.sources.container import connect
 from streamer.sources.media_file import Pace
+from streamer.sources.media_live import LiveMedia
 from streamer.sources.open import open_source
 
 RATE_HZ = 5.0
@@ -423,6 +428,37 @@ async def test_a_live_url_is_heard_soon_after_its_return(
             await asyncio.sleep(AWAY_S)
             await asyncio.to_thread(restore, server)
             assert await got.seconds_until_more(got.chunks) < BACK_S
+
+
+async def test_a_server_that_says_nothing_is_asked_less_and_less_often() -> None:
+    begun: list[Iterator[float]] = []
+    pauses: list[float] = []
+
+    class Noted(Backoff):
+        def pauses_s(self) -> Iterator[float]:
+            begun.append(super().pauses_s())
+            for pause_s in begun[-1]:
+                pauses.append(pause_s)
+                yield pause_s
+
+    class Greeter(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(
+                b"RIFF"
+                + struct.pack("<I4s4sIHHIIHH4sI", 36, b"WAVE", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16, b"data", 0)
+            )
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeter) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        source = LiveMedia(address, connect(address, 1.0), RATE_HZ, 1.0, Noted(0.01, 0.08))
+        try:
+            await until(lambda: source.counters.reopened >= 4)
+        finally:
+            await source.close()
+            server.shutdown()
+    assert len(begun) == 1
+    assert pauses[:4] == [0.01, 0.02, 0.04, 0.08]
 
 
 def test_the_longest_pause_leaves_time_to_open_within_the_two_seconds_promised() -> None:

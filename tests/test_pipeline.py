@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -146,6 +147,61 @@ async def test_a_live_stream_is_dated_by_its_sound_and_not_by_its_beginning(
         assert (event.ended_at - event.started_at).total_seconds() == pytest.approx(event.end_s - event.start_s)
 
 
+async def test_a_failure_waits_for_the_utterances_other_models(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would still be at work when the next utterance has its turn."""
+    at_work: set[np.float32] = set()
+    together: list[int] = []
+
+    class Slow:
+        def transcribe(self, samples: np.ndarray) -> Rejected:
+            at_work.add(samples[0])
+            together.append(len(at_work))
+            time.sleep(0.2)
+            at_work.remove(samples[0])
+            return Rejected("nobody listens")
+
+    def fail(samples: np.ndarray) -> object:
+        raise RuntimeError("unusable sound")
+
+    monkeypatch.setattr(recognizer, "encode_audio", fail)
+    events = Events()
+    async with open_source(Sources(media=str(CONVERSATION), fast=True), rate_hz=5) as source:
+        stream = pipeline(source, recognizer, events, transcriber=Slow())
+        monkeypatch.setattr(stream._analyst._workers, "speech", ThreadPoolExecutor(2))
+        await stream.run()
+    assert stream.counters.failed_utterances == len(together) == len(expected(CONVERSATION))
+    assert max(together) == 1
+
+
+async def test_models_compute_in_worker_threads_and_never_in_the_event_loop(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[int]] = {}
+
+    def watched(owner: object, name: str) -> None:
+        method = getattr(owner, name)
+
+        def noting(*arguments: object, **named: object) -> object:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return method(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    stages = ("see", "encode_text", "encode_audio", "encode_visual", "fuse")
+    for name in stages:
+        watched(recognizer, name)
+    events = Events()
+    async with open_source(Sources(media=str(CONVERSATION), fast=True), rate_hz=5) as source:
+        stream = pipeline(source, recognizer, events, drafts=True, transcriber=Says("well"))
+        watched(stream.segmenter._detector, "is_speech")
+        watched(stream._analyst._transcriber, "transcribe")
+        await stream.run()
+    assert threads.keys() == {*stages, "is_speech", "transcribe"}
+    assert threading.get_ident() not in set().union(*threads.values())
+
+
 class Patient:
     """A file whose next piece is read only when nothing is left to do: what comes of it does not depend on speed."""
 
@@ -276,7 +332,7 @@ async def test_the_dialogue_has_the_speakers_of_the_events_and_only_finals_teach
     finals = events.of_phase("final")
     turns = stream.dialogue.context("", "", finals[-1].end_s)[:-1]
     assert [turn.speaker for turn in turns] == [event.speaker for event in finals]
-    assert len({event.speaker for event in finals}) == stream.speakers.people > 1
+    assert len({event.speaker for event in finals}) == stream.status()["speakers"]["people"] > 1
     counters = stream.speakers
     assert counters.people + counters.recognised + counters.unlike + counters.short == len(finals) < len(events)
     for final in finals:

@@ -347,9 +347,21 @@ class TestState:
         seen = []
         for at in range(0, len(sound), FRAME):
             segmenter.push(AudioChunk(at, sound[at : at + FRAME]))
-            seen.append(segmenter.speech_start)
-            assert segmenter.speaking == (seen[-1] is not None) == (segmenter.speech_end is not None)
-        assert seen == [None] * 12 + [100 * MS] * 17 + [None] * 11
+            seen.append(segmenter.speaking)
+            assert segmenter.speaking == (segmenter.speech_end is not None)
+        assert seen == [False] * 12 + [True] * 17 + [False] * 11
+
+    def test_what_passes_in_a_pause_is_not_missing(self, caplog: pytest.LogCaptureFixture) -> None:
+        segmenter = Segmenter(SETTINGS, Scripted())
+        assert segmenter.push(AudioChunk(0, stream((100, "-"), (500, "s")))) == []
+        [utterance] = segmenter.pause()
+        assert utterance.reason is EndReason.GAP
+        assert segmenter.pause() == []
+        minute = 60_000 * MS
+        [second] = segmenter.push(AudioChunk(minute, stream((500, "s"), (400, "-"))))
+        assert (second.start, second.number) == (minute, 2)
+        assert (segmenter.counters.gaps, segmenter.counters.filled_samples) == (0, 0)
+        assert caplog.records == []
 
     def test_detector_is_reset_in_the_first_silence_when_its_state_is_old(self) -> None:
         detector = Scripted()

@@ -25,11 +25,11 @@ from streamer.mqtt.address import Address
 from streamer.mqtt.publisher import Publisher
 from streamer.mqtt.requests import RequestError
 from streamer.pipeline import Pipeline, Sink
+from streamer.segmenter import make_segmenter
 from streamer.service import serve
 from streamer.settings import Dialogue, Mqtt, Sources, StreamSettings, Transcription
 from streamer.signals import AudioChunk, Source, SourceCounters, SourceError, VideoFrame
 from streamer.sources.open import open_source
-from streamer.stream import make_segmenter
 from streamer.streams import Streams
 from streamer.supervision import Supervision
 from streamer.transcriber import Transcriber, TranscriberCounters

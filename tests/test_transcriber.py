@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from streamer.settings import Transcription
-from streamer.transcriber import Transcriber, TranscriberError
+from streamer.speech_model import TranscriberError
+from streamer.transcriber import Transcriber
 from streamer.transcript_gates import Decoded, reason_to_doubt, reason_to_reject, repetition, token_limit
 from streamer.utterance import Rejected, Transcript
 

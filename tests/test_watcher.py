@@ -62,6 +62,21 @@ async def test_a_failing_detector_costs_the_picture_and_not_the_stream(caplog: p
     assert "could not be looked at" in caplog.text
 
 
+async def test_pictures_that_end_in_an_error_are_told_of_and_waited_for_no_longer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def breaking() -> AsyncIterator[VideoFrame]:
+        yield VideoFrame(0.0, picture(7))
+        raise ValueError("an unknown format of pictures")
+
+    with ThreadPoolExecutor(1) as worker:
+        seen = Watcher(whole, worker)
+        await seen.watch(breaking())
+        assert values(await seen.between(0.0, 9.0, wait_s=60.0)) == [7]
+    assert seen.counters.broken == 1
+    assert "an unknown format of pictures" in caplog.text
+
+
 async def test_an_utterance_waits_for_its_pictures_but_not_for_a_camera_that_stopped() -> None:
     arrived = asyncio.Event()
 

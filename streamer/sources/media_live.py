@@ -75,11 +75,15 @@ class LiveMedia:
 
     def _run(self, container: InputContainer) -> None:
         connection: InputContainer | None = container
+        pauses_s = self._backoff.pauses_s()
         try:
             while connection is not None:
+                heard = self._position
                 with connection:
                     self._receive(connection)
-                connection = self._reconnect()
+                if self._position > heard:
+                    pauses_s = self._backoff.pauses_s()
+                connection = self._reconnect(pauses_s)
         except Exception as error:  # a fault of ours: the readers must not take it for the end
             self._sound.end(error)
             self._pictures.end(error)
@@ -134,9 +138,9 @@ class LiveMedia:
             asked_s = arrived_s
         return early, (start_s or 0.0) - self._now_s()
 
-    def _reconnect(self) -> InputContainer | None:
+    def _reconnect(self, pauses_s: Iterator[float]) -> InputContainer | None:
         """A new connection; None when stopped."""
-        for pause_s in self._backoff.pauses_s():
+        for pause_s in pauses_s:
             if self._stopping.wait(pause_s):
                 break
             try:

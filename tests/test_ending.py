@@ -1,0 +1,76 @@
+"""A process ends when it is told to, also where a thread hangs that nothing can stop."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from streams import ACTED, ASR, PATIENCE_S, Running, environment
+
+HANGS_S = 600.0
+PROMPT_S = 30.0  # a fraction of what hangs, and of the five minutes that an event loop waits for threads
+
+LOADING = "models.Transcriber.load = hang"
+RECOGNITION = "transcriber.Transcriber.transcribe = hang"
+
+
+@contextmanager
+def hanging(folder: Path, what: str, *flags: str) -> Iterator[Running]:
+    """A stream of which one part hangs."""
+    program = f"""
+        import sys, time
+        from streamer import cli, models, transcriber
+        def hang(*_):
+            print("hangs", file=sys.stderr, flush=True)
+            time.sleep({HANGS_S})
+        {what}
+        sys.exit(cli.main(sys.argv[1:]))
+    """
+    log = folder / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), "--media", ACTED, "--json", "--asr", ASR, *flags],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=environment(),
+        )
+    try:
+        stream = Running(process, log)
+        stream.wait_for_log("hangs")
+        yield stream
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_download_that_hangs_is_not_waited_for(number: signal.Signals, tmp_path: Path) -> None:
+    with hanging(tmp_path, LOADING) as stream:
+        began = time.monotonic()
+        assert stream.stop(number) == 0
+        assert time.monotonic() - began < PROMPT_S
+        assert "stopped before all was ready" in stream.log
+
+
+def test_recognition_that_hangs_is_given_up_in_time(tmp_path: Path) -> None:
+    with hanging(tmp_path, RECOGNITION, "--set", "stop_s=0.5") as stream:
+        began = time.monotonic()
+        assert stream.stop() == 0
+        assert time.monotonic() - began < PROMPT_S
+        assert "gave up the utterances in hand" in stream.log
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with hanging(tmp_path, RECOGNITION, "--set", "stop_s=300") as stream:
+        stream.process.send_signal(signal.SIGINT)
+        stream.wait_for_log("finishing the utterance in hand")
+        began = time.monotonic()
+        assert stream.stop(signal.SIGINT) == 130
+        assert time.monotonic() - began < PROMPT_S
+        assert "Traceback" not in stream.log
