@@ -6,7 +6,7 @@ Runs `telme-stream` as a process over each file and reads its events and its las
 files: long conversations of real speech with pauses. `--busy` keeps every core occupied meanwhile, as other programs
 on a robot would. `--against straight` plays each file also to a stream that begins to recognise only when an utterance
 is over, in turns, and prints how many times later that is. Prints medians and 95th percentiles over all utterances,
-compares them with the project's goals, and says whether any sound or utterance was lost. Flags after `--` go to
+compares them with what the project promises (docs/operations.md), and says whether any sound or utterance was lost. Flags after `--` go to
 `telme-stream`.
 """
 
@@ -39,7 +39,7 @@ STREAM = (sys.executable, "-m", "streamer.cli")
 STRAIGHT = ("--set", "recognition.speculate=false")
 WITH_PROVISIONAL = ("--set", "output.provisional=true")
 
-AFTER_HANGOVER_MS = {50: 100.0, 95: 400.0}  # goals: percentile of finals -> milliseconds after the hangover
+AFTER_HANGOVER_MS = {50: 100.0, 95: 400.0}  # promised: percentile of finals -> milliseconds after the hangover
 PROVISIONAL_MS = 500.0
 LAG_P99_MS = 20.0
 # What must be zero: (section of the status, counter).
@@ -174,9 +174,9 @@ def _show(ways: Sequence[Measured], hangover_ms: float, clips: int | None, optio
         console.print(f"[bold]{way.name}[/bold]")
         for line in _lines(way, clips):
             console.print(f"  {line}")
-    console.print("[bold]goals[/bold]")
-    for goal in _goals(first, _lag(ways[0].ended), hangover_ms):
-        console.print(f"  {goal}")
+    console.print("[bold]promised[/bold]")
+    for promise in _promises(first, _lag(ways[0].ended), hangover_ms):
+        console.print(f"  {promise}")
     console.print(
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {platform.platform()}, "
         f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}, "
@@ -232,17 +232,17 @@ def _sum(counters: Iterator[Mapping[str, Any]]) -> dict[str, int]:
     return total
 
 
-def _goals(stages: Mapping[str, Sequence[float]], lag_ms: float, hangover_ms: float) -> Iterator[str]:
+def _promises(stages: Mapping[str, Sequence[float]], lag_ms: float, hangover_ms: float) -> Iterator[str]:
     for percent, margin_ms in AFTER_HANGOVER_MS.items():
         bound = hangover_ms + margin_ms
-        yield _goal(f"end of speech → final event, p{percent}", np.percentile(stages["total"], percent), bound)
+        yield _promise(f"end of speech → final event, p{percent}", np.percentile(stages["total"], percent), bound)
     if PAUSE in stages:
-        yield _goal("pause → provisional event, median", np.median(stages[PAUSE]), PROVISIONAL_MS)
-    yield _goal("event loop lag, p99", lag_ms, LAG_P99_MS)
+        yield _promise("pause → provisional event, median", np.median(stages[PAUSE]), PROVISIONAL_MS)
+    yield _promise("event loop lag, p99", lag_ms, LAG_P99_MS)
 
 
-def _goal(name: str, ms: float, bound_ms: float) -> str:
-    return f"{'met   ' if ms <= bound_ms else 'missed'}  {name}: {ms:.0f} ms, goal {bound_ms:.0f} ms"
+def _promise(name: str, ms: float, bound_ms: float) -> str:
+    return f"{'met   ' if ms <= bound_ms else 'missed'}  {name}: {ms:.0f} ms, at most {bound_ms:.0f} ms"
 
 
 if __name__ == "__main__":

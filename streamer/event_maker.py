@@ -76,12 +76,14 @@ class EventMaker:
 def _latency(cut: Cut, analysis: Analysis) -> Latency:
     """Ends now: the event is about to be handed to its publishers."""
     begun_after_ms = 1000 * (analysis.begun_at - cut.at)
+    late_ms = None if cut.late_s is None else 1000 * cut.late_s
     return Latency(
         endpoint=cut.utterance.silence_ms,
+        source=late_ms,
         speculation=analysis.begun_ms if begun_after_ms < 0 else None,
         queue=max(begun_after_ms, 0.0),
         transcription=analysis.transcription_ms,
         speaker=analysis.voice.elapsed_ms if analysis.voice else None,
         **dict(analysis.recognition.elapsed_ms),
-        total=cut.utterance.silence_ms + 1000 * (time.monotonic() - cut.at),
+        total=cut.utterance.silence_ms + (late_ms or 0.0) + 1000 * (time.monotonic() - cut.at),
     )

@@ -39,6 +39,9 @@ class Latency(_Model):
     """
 
     endpoint: Milliseconds = Field(description="from the end of speech until the utterance was declared over")
+    source: Milliseconds | None = Field(
+        None, description="how late the endpoint's sound came, beyond the least of the last minute; null for a file"
+    )
     speculation: Milliseconds | None = Field(
         None, description="from the end of speech until work began ahead of the endpoint; null where it began after it"
     )

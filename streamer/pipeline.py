@@ -26,7 +26,7 @@ from streamer.models import Models
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
-from streamer.speakers import Speakers
+from streamer.speakers import SpeakerCounters, Speakers
 from streamer.speculation import Speculation, SpeculationCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
 from streamer.wall_clock import WallClock
@@ -143,6 +143,10 @@ class Pipeline:
         return self._speculation.counters
 
     @property
+    def speakers(self) -> SpeakerCounters:
+        return self._speakers.counters
+
+    @property
     def vitals(self) -> Vitals:
         return Vitals(
             stream=self._settings.stream,
@@ -159,8 +163,8 @@ class Pipeline:
             "speaking": self.segmenter.speaking,
             "dialogue_turns": len(self.dialogue),
             "pipeline": asdict(self.counters),
-            "speculation": asdict(self._speculation.counters),
-            "speakers": asdict(self._speakers.counters),
+            "speculation": asdict(self.speculation),
+            "speakers": asdict(self.speakers),
             "segmenter": asdict(self.segmenter.counters),
             "pictures": asdict(self.pictures),
             "source": asdict(self.source.counters),
@@ -209,7 +213,7 @@ class Pipeline:
 
     async def _listen(self) -> None:
         """Sound -> utterances and drafts."""
-        gap_s = self._settings.segmentation.gap_ms / 1000 if self.source.live else None
+        gap_s = max(self._settings.segmentation.gap_ms / 1000, self.source.patience_s) if self.source.live else None
         try:
             async with aclosing(chunks.until(self._stop, self.source.audio(), gap_s)) as arriving:
                 async for chunk in arriving:
@@ -221,6 +225,8 @@ class Pipeline:
 
     async def _take(self, chunk: AudioChunk | None) -> None:
         if chunk is None:
+            if self.segmenter.speaking:
+                logger.warning("no sound comes any more at %.2f s: the utterance in hand ends", self.heard_s)
             utterances = self.segmenter.flush(EndReason.GAP)
         elif self.paused:
             utterances = self.segmenter.pause()
@@ -243,7 +249,8 @@ class Pipeline:
             self.counters.utterances += 1
         else:
             self.counters.drafts += 1
-        cut = Cut(utterance, time.monotonic(), self._wall_clock.began_at(utterance.number))
+        late_s = self._wall_clock.late_s(utterance.endpoint / SAMPLE_RATE_HZ)
+        cut = Cut(utterance, time.monotonic(), self._wall_clock.began_at(utterance.number), late_s)
         for dropped in await self._backlog.put(cut):
             if not dropped.utterance.over:
                 self.counters.dropped_drafts += 1

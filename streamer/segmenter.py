@@ -304,13 +304,14 @@ class Segmenter:
 
     def _emit(self, speech: _Speech, audio_end: int, reason: EndReason) -> list[Utterance]:
         """The utterance, taken off the tape; none if there is too little speech in it."""
-        utterance = self._utterance(speech, audio_end, reason)
-        self._tape.forget(audio_end)
         if speech.length < self._min:
+            # Its sound stays on the tape: it may have been the beginning of what comes next.
             if speech.length > 0:  # nothing at all is left when speech stops just where it was cut
                 self.counters.dropped_short += 1
                 log.info("%.0f ms of speech at %.2f s are too short", _ms(speech.length), speech.start / SAMPLE_RATE_HZ)
             return []
+        utterance = self._utterance(speech, audio_end, reason)
+        self._tape.forget(audio_end)
         self.counters.utterances += 1
         return [utterance]
 

@@ -1,6 +1,7 @@
 """Media files and live URLs, decoded for real."""
 
 import asyncio
+import re
 import socketserver
 import struct
 import subprocess
@@ -14,12 +15,13 @@ import av
 import numpy as np
 import pytest
 from brokers import until
+from devices import broadcast
 from devices.network import Server, file_server, live_url
 from devices.reading import AWAY_S, BACK_S, Reading, read_all, reading
 from streams import CONVERSATION
 
 from streamer.settings import Sources
-from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceError
+from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceCounters, SourceError
 from streamer.sources.backoff import Backoff
 from streamer.sources.container import connect
 from streamer.sources.media_file import Pace
@@ -428,6 +430,68 @@ async def test_a_live_url_is_heard_soon_after_its_return(
             await asyncio.sleep(AWAY_S)
             await asyncio.to_thread(restore, server)
             assert await got.seconds_until_more(got.chunks) < BACK_S
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("broadcast")
+    broadcast.record(folder)
+    return folder
+
+
+def assert_heard_once_and_dated_rightly(got: Reading) -> None:
+    moments = broadcast.moments(got.sound(), SAMPLE_RATE_HZ)
+    clock = [stream_s - broadcast_s for stream_s, broadcast_s in moments]
+    assert max(clock) - min(clock) < 0.5
+    assert min(later - earlier for (_, earlier), (_, later) in pairwise(moments)) > -broadcast.BLOCK_S
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored_s", [0.0, 6.0])
+@pytest.mark.parametrize("fault", ["closes", "falls silent"])
+async def test_nothing_is_heard_twice_and_the_clock_stays_right_after_a_live_url_breaks(
+    recorded: Path, fault: broadcast.Fault, stored_s: float
+) -> None:
+    live = broadcast.Broadcast(recorded, stored_s=stored_s, fault=fault, fault_after_s=3.0)
+    with live.on_air() as address:
+        source = media(address, stall_ms=1500)
+        async with reading(source) as got:
+            await got.until(lambda: live.listeners == 2)
+            broken_at = len(got.chunks)
+            await got.until(lambda: len(got.chunks) > broken_at + 100)
+    assert source.counters.reopened == 1
+    assert_heard_once_and_dated_rightly(got)
+
+
+@pytest.mark.slow
+async def test_segments_longer_than_a_stall_are_heard_once(recorded: Path) -> None:
+    live = broadcast.Broadcast(recorded, fault_after_s=broadcast.LONGEST_S)
+    with live.on_air() as address:
+        source = media(address.replace("live.ts", "live.m3u8"), stall_ms=1000)
+        async with reading(source) as got:
+            await got.until(lambda: got.chunks[-1:] != [] and got.chunks[-1].end > 16 * SAMPLE_RATE_HZ)
+    assert source.counters == SourceCounters()
+    assert_heard_once_and_dated_rightly(got)
+
+
+async def test_of_several_sounds_the_default_is_heard(tmp_path: Path) -> None:
+    clip = tmp_path / "two.mp4"
+    silence = "anullsrc=sample_rate=44100:duration=1"
+    ffmpeg(
+        *("-f", "lavfi", "-i", silence, "-f", "lavfi", "-i", f"{TONE}:duration=1", "-map", "0", "-map", "1"),
+        *("-c:a", "aac", "-disposition:a:0", "0", "-disposition:a:1", "default", clip),
+    )
+    assert np.abs((await read_all(media(clip))).sound()).max() > 0.1
+
+
+async def test_a_file_that_is_cut_off_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, cut = tmp_path / "whole.flac", tmp_path / "cut.flac"
+    ffmpeg("-f", "lavfi", "-i", "anoisesrc=sample_rate=16000:duration=8:seed=1", whole)
+    await read_all(media(whole))
+    assert "cut off" not in caplog.text
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    await read_all(media(cut))
+    assert re.search(r"cut\.flac: the sound ends after [34]\.. of 8\.0 s: the file may be cut off", caplog.text)
 
 
 async def test_a_server_that_says_nothing_is_asked_less_and_less_often() -> None:

@@ -159,6 +159,7 @@ async def test_a_stream_that_falls_behind_drops_its_own(recognizer: Recognizer) 
 
     class Flood(Around):
         live = True
+        patience_s = 0.0
 
         def __init__(self, source: Source) -> None:
             super().__init__(source)

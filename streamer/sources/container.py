@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError, ProtocolNotFoundError
 from av.stream import Disposition
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms"})
 OPEN_TIMEOUT_S = 10.0
+PLAYLIST_STALL_S = 30.0  # HLS comes in segments of up to some ten seconds
 
 # What is decoded at all; a few bytes of a header can ask for gigabytes.
 PIXELS_MAX: Final = 8192 * 4608  # of a picture: a little more than 8K
@@ -72,7 +74,8 @@ def connect(address: str, stall_s: float) -> InputContainer:
         options = {"fpsprobesize": "0"}
         if address.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"
-        container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, stall_s), metadata_errors=TAGS)
+        timeout_s = (OPEN_TIMEOUT_S, longest_silence_s(address, stall_s))
+        container = av.open(address, options=options, timeout=timeout_s, metadata_errors=TAGS)
     else:
         container = av.open(address, metadata_errors=TAGS)
     for stream in container.streams.video:
@@ -80,6 +83,16 @@ def connect(address: str, stall_s: float) -> InputContainer:
         if stream.width * stream.height > PIXELS_MAX:
             _log.warning("%s: pictures of %d x %d are not looked at", shown(address), stream.width, stream.height)
     return container
+
+
+def is_playlist(address: str) -> bool:
+    """Whether a URL is of HLS, which FFmpeg, too, knows by its name."""
+    return urlsplit(address).path.endswith(".m3u8")
+
+
+def longest_silence_s(address: str, stall_s: float) -> float:
+    """So long a URL may deliver nothing before it counts as broken."""
+    return max(stall_s, PLAYLIST_STALL_S) if is_playlist(address) else stall_s
 
 
 def is_live(address: str, container: InputContainer) -> bool:
@@ -90,6 +103,21 @@ def is_live(address: str, container: InputContainer) -> bool:
     return urlsplit(address).scheme in LIVE_SCHEMES or (container.duration is None and not sized)
 
 
+def sound_stream(container: InputContainer) -> AudioStream | None:
+    """The sound that a player would play, of several languages or microphones; None where there is none."""
+    best = container.streams.best("audio")
+    return best if isinstance(best, AudioStream) else None
+
+
+def duration_s(container: InputContainer, sound: AudioStream) -> float | None:
+    """How long the sound is, by what the file says; None where it does not."""
+    if sound.duration is not None and sound.time_base is not None:
+        return float(sound.duration * sound.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return container.duration / 1e6
+    return None
+
+
 def picture_stream(container: InputContainer) -> VideoStream | None:
     """The video, if there is one; a cover image is none."""
     return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
@@ -97,9 +125,10 @@ def picture_stream(container: InputContainer) -> VideoStream | None:
 
 def _complaint(address: str, container: InputContainer) -> str | None:
     """Why what is inside cannot be listened to; None where it can."""
-    if not container.streams.audio:
+    sound = sound_stream(container)
+    if sound is None:
         return f"{shown(address)} has no sound, and without sound there are no utterances."
-    rate_hz = container.streams.audio[0].rate
+    rate_hz = sound.rate
     if rate_hz is not None and rate_hz not in RATES_HZ:
         return f"{shown(address)} has sound at {rate_hz} Hz; it must be at {RATES_HZ[0]} to {RATES_HZ[-1]} Hz."
     return None

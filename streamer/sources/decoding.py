@@ -28,6 +28,7 @@ class SoundDecoder:
     Samples follow each other as long as their timestamps agree with their number. A later timestamp
     opens a gap in the chunks' starts. An earlier one, as at the joint of two concatenated
     recordings, or one more than JUMP_S later is taken as a clock that was set: the sound goes on without a gap.
+    What lies before the position from which it begins is a server's store of what was heard already, and left out.
     """
 
     def __init__(self, name: str, zero_s: float, counters: SourceCounters, position: int = 0) -> None:
@@ -36,8 +37,9 @@ class SoundDecoder:
         position: index on the stream clock from which samples are lost if they start later.
         """
         self.position = position
+        self.zero_s = zero_s
         self._name = name
-        self._zero_s = zero_s
+        self._heard_until_s = position / SAMPLE_RATE_HZ
         self._counters = counters
         self._damaged = position > 0
         self._run: Resampler | None = None
@@ -65,10 +67,13 @@ class SoundDecoder:
         if frame.sample_rate not in RATES_HZ:
             self._damaged = True
             return
-        time_s = self._next_s if frame.time is None else frame.time - self._zero_s
+        time_s = self._next_s if frame.time is None else frame.time - self.zero_s
+        end_s = time_s + frame.samples / frame.sample_rate
+        if self._run is None and self._heard_until_s > 0 and end_s <= self._heard_until_s + JITTER_S:
+            return
         if not -JITTER_S <= time_s - self._next_s <= JUMP_S:
             _log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
-            self._zero_s += time_s - self._next_s
+            self.zero_s += time_s - self._next_s
             time_s = self._next_s
         gap = time_s > self._next_s + JITTER_S
         if self._run is None or gap or frame.sample_rate != self._rate_hz:

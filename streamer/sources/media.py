@@ -32,6 +32,10 @@ class Media:
         return self._reader.live
 
     @property
+    def patience_s(self) -> float:
+        return self._reader.patience_s
+
+    @property
     def counters(self) -> SourceCounters:
         return self._reader.counters
 

@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, VideoFrame
-from streamer.sources.container import connect, picture_stream, shown
+from streamer.sources.container import connect, duration_s, picture_stream, shown, sound_stream
 from streamer.sources.decoding import PictureDecoder, SoundDecoder
 from streamer.sources.handover import Handover, feed
 from streamer.sources.picture import FrameGrid
@@ -18,6 +18,7 @@ from streamer.sources.picture import FrameGrid
 _log = logging.getLogger(__name__)
 
 SOUND_AHEAD = 64  # chunks that the decoder may be ahead of the reader: about a second
+SHORT_S = 1.0  # what is missing at the end beyond that is told
 PICTURES_AHEAD = 4  # frames of up to 3 MB each
 
 
@@ -30,6 +31,7 @@ class MediaFile:
     """
 
     live = False
+    patience_s = 0.0
 
     def __init__(self, address: str, container: InputContainer, rate_hz: float, fast: bool, stall_s: float) -> None:
         """`container`: open at its beginning; owned from here on."""
@@ -88,12 +90,23 @@ class MediaFile:
 
     def _sound(self) -> Iterator[AudioChunk]:
         decoder = SoundDecoder(shown(self._address), self._zero_s, self.counters)
+        sound = sound_stream(self._container)
+        if sound is None:
+            return
         try:
-            for packet in self._container.demux(self._container.streams.audio[0]):
+            for packet in self._container.demux(sound):
                 yield from decoder.feed(packet)
         except FFmpegError as error:
             _log.warning("%s: the sound ends early: %s", shown(self._address), error.strerror)
         yield from decoder.finish()
+        there_s, claimed_s = decoder.position / SAMPLE_RATE_HZ, duration_s(self._container, sound)
+        if claimed_s is not None and there_s < claimed_s - SHORT_S:
+            _log.warning(
+                "%s: the sound ends after %.1f of %.1f s: the file may be cut off",
+                shown(self._address),
+                there_s,
+                claimed_s,
+            )
 
     def _pictures(self) -> Iterator[VideoFrame]:
         decoder = PictureDecoder(shown(self._address), self._zero_s, FrameGrid(self._grid_rate_hz), self.counters)

@@ -36,6 +36,7 @@ class Microphone:
     """
 
     live = True
+    patience_s = 0.0
 
     def __init__(self, device: str, *, stall_s: float, backoff: Backoff) -> None:
         """
