@@ -6,8 +6,8 @@ Runs `telme-stream` as a process over each file and reads its events and its las
 files: long conversations of real speech with pauses. `--busy` keeps every core occupied meanwhile, as other programs
 on a robot would. `--against straight` plays each file also to a stream that begins to recognise only when an utterance
 is over, in turns, and prints how many times later that is. Prints medians and 95th percentiles over all utterances,
-compares them with what the project promises (docs/operations.md), and says whether any sound or utterance was lost. Flags after `--` go to
-`telme-stream`.
+compares them with what the project promises (docs/operations.md), and says whether any sound or utterance was lost.
+Flags after `--` go to `telme-stream`.
 """
 
 import argparse

@@ -21,6 +21,7 @@ class Vitals:
     finished: utterances and drafts that recognition is done with, well or badly.
     waits: whether recognition has others to do.
     blind: whether its pictures have ended in an error.
+    patience_s: for which its sound may stay away, and then all of it come.
     """
 
     stream: str
@@ -28,6 +29,7 @@ class Vitals:
     finished: int
     waits: bool
     blind: bool = False
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Health:
             if vitals.heard_s is None:
                 continue
             silent_s = self._same_for_s((vitals.stream, "sound"), vitals.heard_s)
-            if silent_s > self._stall_s:
+            if silent_s > max(self._stall_s, vitals.patience_s):
                 lost = self._limits.source_s is not None and silent_s > self._limits.source_s
                 (fatal if lost else lacking).append(f"the source of {vitals.stream} has been away for {silent_s:.0f} s")
         lacking.extend(self._lacks())

@@ -154,6 +154,7 @@ class Pipeline:
             finished=self.counters.finished,
             waits=self.counters.pending > 0 or self.counters.pending_drafts > 0,
             blind=self.pictures.broken > 0,
+            patience_s=self.source.patience_s,
         )
 
     def status(self) -> dict[str, Any]:

@@ -55,6 +55,12 @@ def test_a_stream_that_hears_and_has_nothing_to_do_is_well() -> None:
         assert world.after(1, heard_s=float(second)) == Verdict("ok")
 
 
+def test_a_source_whose_sound_comes_in_segments_is_not_away_between_them() -> None:
+    world = begun()
+    assert world.after(5 * STALL_S, patience_s=10 * STALL_S).state == "ok"
+    assert world.after(6 * STALL_S).state == "degraded"
+
+
 def test_pictures_that_ended_in_an_error_degrade() -> None:
     verdict = begun().after(1, heard_s=1.0, blind=True)
     assert (verdict.state, verdict.live) == ("degraded", True)

@@ -78,6 +78,7 @@ class Silence:
     """A minute of a room in which nobody speaks, with a face in the picture."""
 
     live = False
+    patience_s = 0.0
     seconds = 60
 
     def __init__(self, face: np.ndarray) -> None:
@@ -206,6 +207,7 @@ class Patient:
     """A file whose next piece is read only when nothing is left to do: what comes of it does not depend on speed."""
 
     live = False
+    patience_s = 0.0
 
     def __init__(self, source: Source) -> None:
         self.counters = SourceCounters()
