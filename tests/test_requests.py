@@ -95,6 +95,23 @@ async def test_what_is_wrong_is_answered(verb: str, payload: bytes, says: str) -
     assert "secret detail" not in response["error"]
 
 
+@pytest.mark.parametrize(
+    ("payload", "transaction"),
+    [
+        (b'{"transaction": 7, "volume": 1}', 7),
+        (b'{"transaction": "a", "stream": 3}', "a"),
+        (b'{"transaction": true}', None),
+        (b'{"transaction": 1.0}', None),
+        (b'["transaction", 7]', None),
+    ],
+)
+async def test_an_error_repeats_the_transaction_where_that_is_understood(
+    payload: bytes, transaction: str | int | None
+) -> None:
+    _, response = await ask("status", payload)
+    assert (response["status"], response["transaction"]) == ("error", transaction)
+
+
 async def test_a_handler_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "_HANDLER_S", 0.05)
     assert "longer than 0.05 s" in (await ask("hang", b"{}"))[1]["error"]
