@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -85,8 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(settings: StreamSettings, read: Read) -> None:
-    if not await serve(settings, read):
-        end_process(0)
+    try:
+        if not await serve(settings, read):
+            end_process(0)
+    finally:
+        # What is left to do can hang, too: threads are waited for.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: end_process(130))
 
 
 def _open_standard_files() -> None:
@@ -165,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any setting, as in segmentation.hangover_ms=700",
+        help="any setting, as in segmentation.hangover_ms=700 or speakers.names=anna,ben",
     )
     general.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     general.add_argument("--log-format", choices=["human", "json"])

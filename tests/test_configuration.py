@@ -203,5 +203,7 @@ def test_set_needs_an_assignment() -> None:
     assert load(parse_assignment("output.transcript=false"), {}).output.transcript is False
     assert load(parse_assignment("transcription.language=no"), {}).transcription.language == "no"
     assert load(parse_assignment("transcription.language=null"), {}).transcription.language is None
+    assert load(parse_assignment("speakers.names=anna, ben"), {}).speakers.names == ("anna", "ben")
+    assert load({}, {"TELME_SPEAKERS__NAMES": "anna"}).speakers.names == ("anna",)
     with pytest.raises(ConfigurationError, match="KEY=VALUE"):
         parse_assignment("segmentation.hangover_ms")

@@ -77,6 +77,14 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in stream.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_hangs_when_all_is_done(number: signal.Signals, tmp_path: Path) -> None:
+    with hanging(tmp_path, "import atexit; atexit.register(hang)", "--fast") as stream:
+        assert "stream ended" in stream.log
+        assert stream.stop(number) == 130
+        assert "Traceback" not in stream.log
+
+
 async def test_who_ends_at_once_is_offline(mosquitto: Mosquitto, tmp_path: Path) -> None:
     flags = ("--set", "stop_s=300", "--mqtt", mosquitto.url)
     with Subscriber(mosquitto.port, "telme/+/availability") as subscriber:
