@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,6 +37,8 @@ from streamer.vad import VadError
 from streamer.viewer.page import PageError
 from telme.bundle import BundleError
 
+_STANDARD_ERROR = 2
+
 EXIT_CODES = """\
 exit codes:
   0    the source ended, or the stream was stopped by Ctrl-C or SIGTERM
@@ -58,6 +62,7 @@ USER_ERRORS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    _open_standard_files()
     options = _parser().parse_args(arguments)
     try:
         read = partial(load, _flags(options), file=options.config)
@@ -81,12 +86,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(settings: StreamSettings, read: Read) -> None:
-    if not await serve(settings, read):
-        end_process(0)
+    try:
+        if not await serve(settings, read):
+            end_process(0)
+    finally:
+        # What is left to do can hang, too: threads are waited for.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: end_process(130))
+
+
+def _open_standard_files() -> None:
+    """Where the shell closed one (`2>&-`), its number would go to the next file that is opened, and logs into that."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
 
 
 def _print(text: str) -> int:
-    sys.stdout.write(text)
+    """Raises OutputError; but a reader that has gone, as `head` does, has what it wanted."""
+    if sys.stdout is None:
+        raise OutputError("cannot print: the standard output is closed.")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail again when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise OutputError(f"cannot print: {error.strerror}.") from error
     return 0
 
 
@@ -142,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any setting, as in segmentation.hangover_ms=700",
+        help="any setting, as in segmentation.hangover_ms=700 or speakers.names=anna,ben",
     )
     general.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     general.add_argument("--log-format", choices=["human", "json"])

@@ -126,13 +126,25 @@ class _NotPlainError(yaml.MarkedYAMLError):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without aliases, of which a few lines can stand for gigabytes, and without tags, which settings do not need."""
+    """Without aliases, of which a few lines can stand for gigabytes, and without tags, which settings do not need.
+
+    Nor with a key that stands twice in one mapping, of which YAML would silently take the last.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML leaves it untyped
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             raise _NotPlainError(problem="settings have neither aliases nor tags", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        mapping = super().compose_mapping_node(anchor)
+        known: set[object] = set()
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise _NotPlainError(problem=f"{_short(key.value)} stands there twice", problem_mark=key.start_mark)
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return mapping
 
 
 def _scalar(text: str) -> object:
@@ -164,6 +176,8 @@ def _sentence(error: ErrorDetails, layers: Mapping[str, Tree]) -> str:
     source = next((f" ({name})" for name, layer in layers.items() if _holds(layer, path)), "")
     if error["type"] == "extra_forbidden":
         return f"Unknown setting {key}{source}; `telme-stream --print-config` lists all of them."
+    if error["type"] == "model_type":
+        return f"Setting {key}{source} is a section: name a setting in it, as `telme-stream --print-config` lists them."
     reason = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict) or not path:
         return f"The settings {key or 'as a whole'}{source} do not fit: {reason}."
@@ -208,8 +222,12 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     for option in options:
         if "enum" in option:
             return "one of " + ", ".join(map(str, option["enum"]))
-        low = option.get("minimum", option.get("exclusiveMinimum"))
-        high = option.get("maximum", option.get("exclusiveMaximum"))
+        low, above = option.get("minimum"), option.get("exclusiveMinimum")
+        high, below = option.get("maximum"), option.get("exclusiveMaximum")
         if low is not None and high is not None:
             return f"{low} to {high}"
+        if (low, above) != (None, None) and (high, below) != (None, None):
+            least = f"above {above}" if low is None else f"{low}"
+            most = f"below {below}" if high is None else f"to {high}"
+            return f"{least}, {most}"
     return ""

@@ -24,8 +24,10 @@ BUCKETS: Final = (
     *(0.005, 0.01, 0.02, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75),
     *(1.0, 1.25, 1.5, 2.0, 3.0, 5.0),
 )
-# Whole numbers of `status` that rise and fall. All others in its sections count since the start.
-LEVELS: Final = frozenset({"waiting", "people"})
+# Whole numbers of `status` that rise and fall, and other numbers that do not. All further whole numbers in its sections
+# count since the start.
+LEVELS: Final = frozenset({"waiting", "unsaved", "people"})
+SUMS: Final = frozenset({"wasted_ms"})
 ANSWER_S = 2.0
 # The stream of what all streams of a process share: to Prometheus, an empty label is none.
 SHARED: Final = ""
@@ -100,7 +102,7 @@ class _StatusCollector(Collector):
 
 def _family(path: tuple[str, ...], value: float) -> CounterMetricFamily | GaugeMetricFamily:
     name = re.sub(r"\W", "_", "_".join(("telme", *path)))
-    counts = len(path) > 1 and type(value) is int and path[-1] not in LEVELS
+    counts = len(path) > 1 and (path[-1] in SUMS or (type(value) is int and path[-1] not in LEVELS))
     family = CounterMetricFamily if counts else GaugeMetricFamily
     return family(name, f"{'.'.join(path)} of the status.", labels=("stream",))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from streamer.health import Health
 from streamer.health_page import HealthPage
 from streamer.http_server import HttpServer
-from streamer.json_lines import JsonLines
+from streamer.json_lines import JsonLines, OutputError
 from streamer.metrics import Metrics
 from streamer.pipeline import Sink
 from streamer.report import Report
@@ -44,12 +44,15 @@ async def local_sinks(
     """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted.
 
     Also a function that says something to the person who started the program.
+    Raises PageError, and OutputError where there is nothing to write to.
     """
     sinks: list[Sink] = []
     if settings.output.viewer_port is not None:
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
         logger.info("live page at %s", page.url)
         sinks.append(page)
+    if sys.stdout is None:
+        raise OutputError("cannot write events: the standard output is closed.")
     if settings.output.json_lines:
         sinks.append(parts.enter_context(JsonLines(sys.stdout, provisional=settings.output.provisional)))
         return sinks, sys.stderr.write

@@ -51,13 +51,14 @@ class Service:
 
     async def run_until(self, stopping: asyncio.Event) -> bool:
         """Until all sources end, or as `serve` says. Returns False where utterances in hand were given up."""
-        try:
-            return await _run_until(stopping, self.streams, self.publisher, self.settings.stop_s)
-        finally:
-            ended = self.streams.status()
-            logger.info("stream ended", extra=ended)
-            if self.settings.output.report:
-                tell(self.report, ended, self.settings, self.say)
+        return await _run_until(stopping, self.streams, self.publisher, self.settings.stop_s)
+
+    def tell(self) -> None:
+        """What was counted. Once the publisher is left: until then some events may still be delivered or dropped."""
+        ended = self.streams.status()
+        logger.info("stream ended", extra=ended)
+        if self.settings.output.report:
+            tell(self.report, ended, self.settings, self.say)
 
 
 async def serve(settings: StreamSettings, read: Read) -> bool:
@@ -67,9 +68,9 @@ async def serve(settings: StreamSettings, read: Read) -> bool:
     Returns False where a thread may still be at work, which neither event loop nor interpreter would end before.
     Raises the parts' own errors (BundleError, TranscriberError, SourceError, BrokerError …) for what a user can mend.
     """
-    async with AsyncExitStack() as parts:
-        stopping = parts.enter_context(_signals())
-        starting = asyncio.create_task(_start(settings, read, stopping, parts), name="start")
+    async with AsyncExitStack() as last, AsyncExitStack() as parts:
+        stopping = last.enter_context(_signals())
+        starting = asyncio.create_task(_start(settings, read, stopping, parts, last), name="start")
         asked = asyncio.create_task(stopping.wait(), name="signal")
         parts.callback(asked.cancel)
         await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,11 +80,18 @@ async def serve(settings: StreamSettings, read: Read) -> bool:
         if starting.cancelled():
             logger.info("stopped before all was ready")
             return False
-        return await starting.result().run_until(stopping)
+        service = starting.result()
+        last.callback(service.tell)
+        return await service.run_until(stopping)
 
 
-async def _start(settings: StreamSettings, read: Read, stopping: asyncio.Event, parts: AsyncExitStack) -> Service:
-    """`online` is published once everything is loaded, warm and open."""
+async def _start(
+    settings: StreamSettings, read: Read, stopping: asyncio.Event, parts: AsyncExitStack, last: AsyncExitStack
+) -> Service:
+    """`online` is published once everything is loaded, warm and open.
+
+    last: what is left after all other parts, as by it the end is told.
+    """
     each = settings.each()
     supervision = await parts.enter_async_context(Supervision(settings, read, stopping))
     # What is quickly checked comes first; devices are opened last, when everything is ready for what they bring.
@@ -95,7 +103,7 @@ async def _start(settings: StreamSettings, read: Read, stopping: asyncio.Event, 
     parts.callback(models.close)
     segmenters = [await asyncio.to_thread(make_segmenter, one) for one in each]
     await _open(sources, parts)
-    sinks, say = await local_sinks(settings, bundle.manifest.name, parts)
+    sinks, say = await local_sinks(settings, bundle.manifest.name, last)
     report = Report()
     sinks.append(report)
     if publisher is not None:

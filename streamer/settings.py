@@ -29,6 +29,14 @@ DiscoveryPrefix = Annotated[
 ]
 
 
+def _listed(value: object) -> object:
+    """Flags and the environment bring a list as text with commas."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
+
+
 class _Section(BaseModel):
     # Numbers are names where a name is wanted: `camera: 0` means the device "0".
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
@@ -173,7 +181,7 @@ class Speakers(_Section):
     """Telling the people apart who share one source, by their voices."""
 
     people_max: int = Field(1, ge=1, le=16, description="at most so many people; 1 tells nobody apart")
-    names: tuple[Name, ...] = Field(
+    names: Names = Field(
         (), max_length=16, description="of the people as they come; others are <dialogue.speaker>-1, -2 and so on"
     )
     likeness_min: float = Field(

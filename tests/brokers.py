@@ -78,6 +78,10 @@ class Mosquitto:
             time.sleep(0.02)
         pytest.fail(f"mosquitto does not start: {self._log.read_text()}")
 
+    def reconfigure(self, old: str, new: str) -> None:
+        """For the next start: a line of its configuration in place of another."""
+        self._config.write_text(self._config.read_text().replace(old, new))
+
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -165,6 +169,10 @@ class Subscriber:
         for name, value in properties.items():
             setattr(carried, name, value)
         self._client.publish(topic, payload, qos=1, retain=retain, properties=carried).wait_for_publish(PATIENCE_S)
+
+    def send(self, topic: str, payload: str) -> None:
+        """Publish without waiting for the broker."""
+        self._client.publish(topic, payload, qos=1)
 
     def on(self, topic_end: str) -> list[Heard]:
         return [heard for heard in list(self.heard) if heard.topic.endswith(topic_end)]

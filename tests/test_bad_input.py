@@ -100,6 +100,27 @@ def test_a_full_disk_ends_the_stream_with_a_sentence() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("--media {media} --json >&-", 2, "standard output is closed"),
+        ("--media {media} >&-", 2, "standard output is closed"),
+        ("--media {media} --fast --json --report 2>&-", 0, ""),
+        ("--print-config >&-", 2, "standard output is closed"),
+        ("--print-config >/dev/full", 2, "No space left on device"),
+        ("--print-config 2>&-", 0, ""),
+        ("--print-asyncapi | true", 0, ""),
+    ],
+)
+def test_an_output_that_cannot_be_used_costs_one_sentence(line: str, code: int, says: str) -> None:
+    shell = "set -o pipefail; " + " ".join(command("--asr", ASR, line.format(media=ACTED)))
+    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, env=environment())
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert says in (ended.stderr.strip().splitlines() or [""])[-1]
+    assert (ended.stderr == "") == (code == 0)
+
+
 def test_8_bit_mono_8_khz_is_understood(tmp_path: Path) -> None:
     file = tmp_path / "telephone.wav"
     ffmpeg("-i", ACTED, "-ar", "8000", "-ac", "1", "-c:a", "pcm_u8", file)

@@ -1,5 +1,6 @@
 """Settings: precedence, refusals in one sentence, and the documented YAML file."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_device_number_is_a_device_name() -> None:
 @pytest.mark.parametrize(
     ("flags", "environment", "sentence"),
     [
+        ({"segmentation": "3"}, {}, "segmentation (command line) is a section: name a setting in it"),
         ({"segmentation": {"hangover_ms": 10}}, {}, "segmentation.hangover_ms = 10 (command line)"),
         ({}, {"TELME_SEGMENTATION__HANGOVER_MS": "soon"}, "segmentation.hangover_ms = 'soon' (environment)"),
         ({}, {"TELME_COLOUR": "red"}, "Unknown setting colour (environment)"),
@@ -95,6 +97,8 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
         ("node: [unclosed\n", "not valid YAML at line"),
         ("nodes: x\n", "Unknown setting nodes"),
         ("x: " + "[" * 5000, "not valid YAML"),
+        ("node: a\nstop_s: 1\nnode: b\n", r"not valid YAML at line 3 \(node stands there twice\)"),
+        ("streams:\n  2: {media: a.mp4}\n  '2': {media: b.mp4}\n", r"line 3 \(2 stands there twice\)"),
         ("node: &a x\nstream: *a\n", "not valid YAML at line 2 .*neither aliases nor tags"),
         ("node: !!python/name:os.system x\n", "not valid YAML at line 1 .*neither aliases nor tags"),
         ("node: !!int ''\n", "neither aliases nor tags"),
@@ -131,6 +135,16 @@ def test_the_documented_file_holds_every_key_with_its_default() -> None:
     text = DOCUMENTED.read_text(encoding="utf-8")
     assert text.endswith(to_yaml(StreamSettings())), "run: telme-stream --print-config, and update configs/stream.yaml"
     assert load({}, {}, DOCUMENTED) == StreamSettings()
+
+
+def test_bounds_say_whether_they_are_allowed_themselves() -> None:
+    text = to_yaml(StreamSettings())
+    assert re.search(r"above 0, to 300\n *stop_s:", text)
+    assert re.search(r"above 0, below 1\n *likeness_min:", text)
+    assert re.search(r"; 1 to 16\n *people_max:", text)
+    for refused in ("stop_s=0", "speakers.likeness_min=1"):
+        with pytest.raises(ConfigurationError):
+            load(parse_assignment(refused), {})
 
 
 def test_every_setting_is_documented() -> None:
@@ -189,5 +203,7 @@ def test_set_needs_an_assignment() -> None:
     assert load(parse_assignment("output.transcript=false"), {}).output.transcript is False
     assert load(parse_assignment("transcription.language=no"), {}).transcription.language == "no"
     assert load(parse_assignment("transcription.language=null"), {}).transcription.language is None
+    assert load(parse_assignment("speakers.names=anna, ben"), {}).speakers.names == ("anna", "ben")
+    assert load({}, {"TELME_SPEAKERS__NAMES": "anna"}).speakers.names == ("anna",)
     with pytest.raises(ConfigurationError, match="KEY=VALUE"):
         parse_assignment("segmentation.hangover_ms")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from brokers import Mosquitto, Subscriber
 from streams import ACTED, ASR, PATIENCE_S, Running, environment
 
 HANGS_S = 600.0
@@ -74,3 +75,23 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert stream.stop(signal.SIGINT) == 130
         assert time.monotonic() - began < PROMPT_S
         assert "Traceback" not in stream.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_hangs_when_all_is_done(number: signal.Signals, tmp_path: Path) -> None:
+    with hanging(tmp_path, "import atexit; atexit.register(hang)", "--fast") as stream:
+        assert "stream ended" in stream.log
+        assert stream.stop(number) == 130
+        assert "Traceback" not in stream.log
+
+
+async def test_who_ends_at_once_is_offline(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    flags = ("--set", "stop_s=300", "--mqtt", mosquitto.url)
+    with Subscriber(mosquitto.port, "telme/+/availability") as subscriber:
+        with hanging(tmp_path, RECOGNITION, *flags) as stream:
+            await subscriber.wait_for("/availability")
+            stream.process.send_signal(signal.SIGINT)
+            stream.wait_for_log("finishing the utterance in hand")
+            assert stream.stop(signal.SIGINT) == 130
+        await subscriber.wait_for("/availability", 2)
+    assert [heard.payload for heard in subscriber.heard] == ["online", "offline"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from brokers import Mosquitto, Subscriber
 from emotion_events import emotion_event, emotion_events
@@ -18,6 +20,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from streamer.events import EmotionEvent, json_schema
+from telme.labels import valence_arousal
 
 EXPORTED = Path(__file__).parents[1] / "docs" / "event.schema.json"
 validator = Draft202012Validator(json.loads(EXPORTED.read_text(encoding="utf-8")))
@@ -41,7 +44,14 @@ def test_the_documented_event_is_valid() -> None:
     documentation = (EXPORTED.parent / "events.md").read_text(encoding="utf-8")
     example = documentation.split("```json\n")[1].split("```")[0]
     validator.validate(json.loads(example))
-    EmotionEvent.from_json(example)
+    event = EmotionEvent.from_json(example)
+    assert re.fullmatch(r"[0-9a-f]{12}-\d{5}", event.utterance)
+    assert event.event_id == f"{event.utterance}-{event.phase}-{event.revision}"
+    assert event.emotion == max(event.scores, key=event.scores.__getitem__)
+    probabilities = [event.scores, event.modalities.text, event.modalities.audio]
+    assert [sum(scores.values()) for scores in probabilities] == pytest.approx([1, 1, 1])
+    coordinates = valence_arousal(np.array(list(event.scores.values())), tuple(event.scores))
+    assert (event.valence, event.arousal) == pytest.approx(coordinates, abs=0.005)
 
 
 def fields(schema: dict[str, Any]) -> set[str]:

@@ -11,8 +11,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
-from streamer import http_server
+from streamer import http_server, settings
+from streamer.health import Health
+from streamer.health_page import HealthPage
 from streamer.http_server import HttpServer, HttpServerError, answer
+from streamer.metrics import Metrics
 
 
 def hello(request: WSGIEnvironment, respond: StartResponse) -> Iterable[bytes]:
@@ -42,6 +45,27 @@ async def test_pages_are_told_apart_and_others_are_not_there() -> None:
         assert await fetched(server, "/../etc/passwd") == (404, "here are /hello, /other\n")
         assert (await fetched(server, "/other"))[0] == 500
         assert await fetched(server, "/hello") == (200, "hello")
+
+
+def head(url: str, path: str) -> tuple[int, str | None, bytes]:
+    """Status, content type, and all that follows the head."""
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20) as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+        response = b"".join(iter(lambda: connection.recv(65_536), b""))
+    lines, _, rest = response.partition(b"\r\n\r\n")
+    status, *fields = lines.decode().split("\r\n")
+    content_type = next((field for field in fields if field.startswith("Content-Type: ")), None)
+    return int(status.split()[1]), content_type, rest
+
+
+async def test_who_wants_only_the_head_gets_it() -> None:
+    pages = {"/healthz": HealthPage(Health(settings.Health(), stall_s=1.0)), "/metrics": Metrics().page}
+    async with HttpServer("127.0.0.1", 0, pages) as server:
+        status, content_type, rest = await asyncio.to_thread(head, server.url, "/metrics")
+        assert (status, rest) == (200, b"")
+        assert content_type is not None
+        assert content_type.startswith("Content-Type: text/plain; version=")
+        assert (await asyncio.to_thread(head, server.url, "/healthz"))[1:] == ("Content-Type: application/json", b"")
 
 
 async def test_a_port_in_use_is_refused_with_a_sentence() -> None:

@@ -33,6 +33,28 @@ STATUS: dict[str, Any] = {
 }
 
 
+# Of what a running stream says, all that can fall; everything else counts since the start.
+LEVELS = {
+    "telme_health_live",
+    "telme_paused",
+    "telme_speaking",
+    "telme_dialogue_turns",
+    "telme_speakers_people",
+    "telme_mqtt_connected",
+    "telme_mqtt_waiting",
+    "telme_mqtt_unsaved",
+    "telme_loop_lag_ms_p99",
+    "telme_loop_lag_ms_max",
+}
+
+
+def kinds(url: str) -> dict[str, str]:
+    """Of the metrics that tell what the status says, by their names."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {family.name: family.type for family in families if " of the status." in family.documentation}
+
+
 def scrape(url: str) -> Samples:
     """By name and label values, in the order of the labels' names."""
     with urllib.request.urlopen(url, timeout=30) as answer:
@@ -119,7 +141,18 @@ async def test_a_loop_that_does_not_answer_costs_the_status_not_the_rest(
 @pytest.mark.slow
 def test_a_running_stream_can_be_scraped(tmp_path: Path) -> None:
     port = free_port()
-    flags = ("--media", CONVERSATION, "--metrics", str(port), "--stream", "cam", "--log-format", "json")
+    flags = (
+        "--media",
+        CONVERSATION,
+        "--metrics",
+        str(port),
+        "--stream",
+        "cam",
+        "--log-format",
+        "json",
+        "--broker",
+        "embedded",
+    )
     with running(tmp_path, *flags) as stream:
         stream.wait_for_log("metrics at")
         url = f"http://127.0.0.1:{port}/metrics"
@@ -128,7 +161,10 @@ def test_a_running_stream_can_be_scraped(tmp_path: Path) -> None:
             assert stream.process.poll() is None, stream.log
             time.sleep(0.2)
             samples = scrape(url)
+        told = kinds(url)
         assert stream.stop() == 0
+    assert {name for name, kind in told.items() if kind == "gauge"} == LEVELS
+    assert {kind for name, kind in told.items() if name not in LEVELS} == {"counter"}
     ended = json.loads(next(line for line in stream.log.splitlines() if "stream ended" in line))
     assert 2 <= samples["telme_pipeline_events_total", "cam"] <= ended["pipeline"]["events"]
     assert samples["telme_final_latency_seconds_count", "transcription", "cam"] >= 2

@@ -4,14 +4,18 @@ import json
 import logging
 import math
 import re
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from brokers import Mosquitto
 from emotion_events import emotion_event, emotion_events
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import ACTED, expected, run
+from streams import ACTED, ASR, PATIENCE_S, command, environment, expected, run, running
 
 from streamer.events import EmotionEvent, Latency
 from streamer.latency_histogram import MAX_MS, MIN_MS, RATIO, LatencyHistogram
@@ -133,3 +137,31 @@ def test_a_stream_reports_at_its_end_beside_pure_json_lines() -> None:
     (line,) = map(json.loads, for_programs.log.splitlines())
     assert line["latency_ms"]["total"]["events"] == len(for_programs.events) == count
     assert line["status"]["pipeline"]["events"] == count
+
+
+@pytest.mark.slow
+def test_what_is_told_at_the_end_holds_what_was_given_up_while_leaving(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """The broker takes the connection and then nothing more."""
+    flags = ("--media", ACTED, "--fast", "--mqtt", mosquitto.url, "--set", "mqtt.flush_s=0.2", "--report")
+    with running(tmp_path, *flags, "--log-format", "json") as stream:
+        stream.wait_for_log("connected to")
+        mosquitto.send(signal.SIGSTOP)
+        assert stream.process.wait(PATIENCE_S) == 0
+    told = {line["message"]: line for line in map(json.loads, stream.log.splitlines())}
+    events = told["stream ended"]["pipeline"]["events"]
+    assert events > 0
+    for delivery in (told["stream ended"]["mqtt"], told["report"]["status"]["mqtt"]):
+        assert (delivery["waiting"], delivery["dropped"], delivery["published"]) == (0, events, 0)
+
+
+@pytest.mark.slow
+def test_people_are_told_beside_the_live_view() -> None:
+    shown = subprocess.run(
+        command("--asr", ASR, "--media", ACTED, "--fast", "--report", "--broker", "embedded"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(),
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "pipeline: utterances" in shown.stdout

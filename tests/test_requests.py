@@ -95,6 +95,23 @@ async def test_what_is_wrong_is_answered(verb: str, payload: bytes, says: str) -
     assert "secret detail" not in response["error"]
 
 
+@pytest.mark.parametrize(
+    ("payload", "transaction"),
+    [
+        (b'{"transaction": 7, "volume": 1}', 7),
+        (b'{"transaction": "a", "stream": 3}', "a"),
+        (b'{"transaction": true}', None),
+        (b'{"transaction": 1.0}', None),
+        (b'["transaction", 7]', None),
+    ],
+)
+async def test_an_error_repeats_the_transaction_where_that_is_understood(
+    payload: bytes, transaction: str | int | None
+) -> None:
+    _, response = await ask("status", payload)
+    assert (response["status"], response["transaction"]) == ("error", transaction)
+
+
 async def test_a_handler_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "_HANDLER_S", 0.05)
     assert "longer than 0.05 s" in (await ask("hang", b"{}"))[1]["error"]
@@ -183,3 +200,27 @@ async def test_what_the_robot_says_is_handed_over(mosquitto: Mosquitto) -> None:
             await until(lambda: len(said) == 2)
             assert publisher.status().rejected == 6
     assert said == [Said(text="Guten Tag!"), Said(text="Wie geht es?", speaker="nao-2", stream="hall")]
+
+
+async def test_a_burst_is_met_or_counted(mosquitto: Mosquitto) -> None:
+    """300 requests at once, of which the first takes its time: 64 wait, and as many responses would."""
+    go_on = asyncio.Event()
+    said: list[Said] = []
+
+    async def wait(stream: str | None) -> None:
+        await go_on.wait()
+
+    with Subscriber(mosquitto.port, "telme/robot/response/+", "telme/robot/availability") as asking:
+        async with online(mosquitto) as publisher:
+            publisher.on_request("wait", wait)
+            publisher.on_said(said.append)
+            await asking.wait_for("/availability")
+            for number in range(300):
+                asking.send("telme/robot/request/wait", json.dumps({"transaction": number}))
+                asking.send("telme/robot/dialogue/add", json.dumps({"text": f"{number}."}))
+            await until(lambda: len(said) == 300)
+            await until(lambda: publisher.status().rejected == 300 - 65, lambda: str(publisher.status()))
+            go_on.set()
+            answers = await asking.wait_for("/response/wait", 65)
+    assert [turn.text for turn in said] == [f"{number}." for number in range(300)]
+    assert [json.loads(answer.payload)["transaction"] for answer in answers] == list(range(65))

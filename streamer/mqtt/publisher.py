@@ -21,7 +21,14 @@ from pydantic import ValidationError
 from streamer.events import EmotionEvent
 from streamer.mqtt import home_assistant
 from streamer.mqtt.address import Address
-from streamer.mqtt.client import SESSION_TAKEN_OVER, UNSUPPORTED_PROTOCOL, Client, negotiate, reason_code
+from streamer.mqtt.client import (
+    SESSION_TAKEN_OVER,
+    UNSUPPORTED_PROTOCOL,
+    CertificateError,
+    Client,
+    negotiate,
+    reason_code,
+)
 from streamer.mqtt.errors import BrokerError, DeniedError
 from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
@@ -38,7 +45,7 @@ _PAUSE_FIRST_S = 0.25
 _PAUSE_MAX_S = 30.0
 _STEADY_S = 10.0  # a connection that held so long lets the next pauses begin short again
 _LAST_WORD_S = 1.0
-_WAITING_MAX = 64  # requests, and responses
+_WAITING_MAX = 64  # requests, and as many responses
 _PACKET_MAX = 4 * MAX_BYTES  # larger ones an MQTT 5 broker keeps to itself
 
 _NAMES = {ProtocolVersion.V5: "5", ProtocolVersion.V311: "3.1.1"}
@@ -66,7 +73,7 @@ class PublisherStatus:
     superseded: int  # provisional events that were not, mostly as something newer came
     denied: int  # messages that the broker's access rules refused
     reconnects: int
-    rejected: int  # incoming messages that were not understood
+    rejected: int  # incoming messages that were not understood, or too many
 
 
 class Publisher:
@@ -220,6 +227,11 @@ class Publisher:
                 if code == UNSUPPORTED_PROTOCOL:
                     self._protocol = None
                 self._failed_to_connect(str(refusal))
+            except CertificateError as refusal:
+                raise BrokerError(
+                    f"the broker at {self._address} refuses the certificate of this program ({refusal}): "
+                    "set mqtt.cert_file and mqtt.key_file to a pair that it trusts"
+                ) from None
             except aiomqtt.MqttError as error:
                 self._failed_to_connect(str(error))
             except TimeoutError:
@@ -232,9 +244,9 @@ class Publisher:
     def _failed_to_connect(self, reason: str) -> None:
         """Raises BrokerError at the start, where somebody watches; later only time helps."""
         if not self._connected_once.is_set():
-            check = " and mqtt.ca_file" if self._address.tls else ""
+            check = "mqtt.ca_file" if self._address.tls else "whether it wants mqtts://"
             raise BrokerError(
-                f"cannot connect to the broker at {self._address} ({reason}): check the address{check} "
+                f"cannot connect to the broker at {self._address} ({reason}): check the address, {check} "
                 "and whether the broker runs, or try --broker embedded"
             ) from None
         log.warning("cannot connect to %s: %s; trying again", self._address, reason)
@@ -257,10 +269,15 @@ class Publisher:
             self._connected = True
             self._connected_once.set()
             log.info("connected to %s (MQTT %s)", self._address, _NAMES[self._protocol])
+            ended = False
             try:
-                return await self._serve(client)
+                ended = await self._serve(client)
             finally:
                 self._connected = False
+                if not ended:
+                    # Upon a goodbye the broker would forget the last will, and what it retains would say `online`.
+                    client.break_off()
+            return ended
 
     async def _negotiate(self) -> ProtocolVersion:
         return await negotiate(
@@ -282,7 +299,6 @@ class Publisher:
             tls_context=self._tls,
             will=aiomqtt.Will(self._topics.availability, "offline", qos=1, retain=True),
             properties=connect if protocol is ProtocolVersion.V5 else None,
-            max_queued_incoming_messages=_WAITING_MAX,
         )
 
     async def _serve(self, client: Client) -> bool:
@@ -409,7 +425,7 @@ class Publisher:
         return True
 
     async def _receive(self, client: Client) -> None:
-        async for message in client.messages:
+        async for message in client.incoming():
             payload = message.payload if isinstance(message.payload, bytes) else b""
             topic = message.topic.value
             if topic == self._topics.info:
@@ -436,7 +452,10 @@ class Publisher:
         """A Home Assistant that has just started may use a broker that forgot what was retained."""
         discovery = self._discovery()
         if status == b"online" and discovery is not None:
-            self._reply(discovery)
+            try:
+                self._responses.put_nowait(discovery)
+            except asyncio.QueueFull:
+                self._reject(home_assistant.STATUS, f"{_WAITING_MAX} responses wait already")
 
     def _take_said(self, payload: bytes) -> None:
         if len(payload) > MAX_BYTES:
@@ -465,15 +484,12 @@ class Publisher:
         log.warning("ignored a message on %s: %s", topic, reason)
 
     async def _answer_requests(self) -> None:
-        """Not tied to a connection: what a request began is not broken off when the broker goes away."""
-        while True:
-            self._reply(await self._responder.answer(await self._requests.get()))
+        """Not tied to a connection: what a request began is not broken off when the broker goes away.
 
-    def _reply(self, response: Outgoing) -> None:
-        try:
-            self._responses.put_nowait(response)
-        except asyncio.QueueFull:
-            log.warning("dropped a response on %s: %d wait already", response.topic, _WAITING_MAX)
+        Where responses wait, the next request does too, so that none is met of which nobody hears.
+        """
+        while True:
+            await self._responses.put(await self._responder.answer(await self._requests.get()))
 
 
 def _request(verb: str, payload: bytes, properties: Properties | None) -> Request:

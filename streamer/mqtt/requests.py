@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, StrictInt, StrictStr, ValidationError
 
 from streamer.mqtt.message import Outgoing
 from streamer.mqtt.topics import Topics
@@ -37,13 +37,18 @@ class Request:
     correlation: bytes | None = None
 
 
-class RequestBody(BaseModel):
+class RequestName(BaseModel):
+    """By what the requester knows its request; can be understood where the rest of the payload is not."""
+
+    transaction: StrictStr | StrictInt | None = None
+
+
+class RequestBody(RequestName):
     """The payload of a request; an empty payload is an empty object. Without a stream it is for all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stream: str | None = None
-    transaction: str | int | None = None
 
 
 class Response(BaseModel):
@@ -54,7 +59,7 @@ class Response(BaseModel):
     status: Literal["ok", "error"]
     data: dict[str, JsonValue] | None = None
     error: str | None = None
-    transaction: str | int | None = None
+    transaction: StrictStr | StrictInt | None = None
 
 
 class Responder:
@@ -82,7 +87,7 @@ class Responder:
         try:
             body = RequestBody.model_validate_json(request.payload or b"{}")
         except ValidationError as error:
-            return _error(f"the request is not understood: {first_complaint(error)}")
+            return _error(f"the request is not understood: {first_complaint(error)}", _transaction(request.payload))
         handler = self._handlers.get(request.verb)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
@@ -116,6 +121,13 @@ def first_complaint(error: ValidationError) -> str:
     complaint = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in complaint["loc"])
     return f"{where}: {complaint['msg']}" if where else complaint["msg"]
+
+
+def _transaction(payload: bytes) -> str | int | None:
+    try:
+        return RequestName.model_validate_json(payload).transaction
+    except ValidationError:
+        return None
 
 
 def _error(sentence: str, transaction: str | int | None = None) -> Response:
