@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -59,5 +59,5 @@ class BackgroundWriter(Generic[Item]):
             while (item := self._waiting.get()) is not None:
                 self._write(item)
         except OSError as error:
-            logger.warning("%s can no longer be written to: %s", self._thread.name, error.strerror)
+            log.warning("%s can no longer be written to: %s", self._thread.name, error.strerror)
             self.error = error

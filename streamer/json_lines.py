@@ -8,7 +8,7 @@ from typing import Self, TextIO
 from streamer.background_writer import BackgroundWriter
 from streamer.events import EmotionEvent
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 WAITING_MAX = 1000
 LAST_LINES_S = 5.0
@@ -45,7 +45,7 @@ class JsonLines:
             self._check()
         if self._writer.missed:
             missed = {"missed": self._writer.missed}
-            logger.warning("the reader of the JSON lines did not take all of them", extra=missed)
+            log.warning("the reader of the JSON lines did not take all of them", extra=missed)
 
     def publish(self, event: EmotionEvent) -> None:
         """Returns at once. Raises OutputError once a line could not be written."""

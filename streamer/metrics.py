@@ -15,7 +15,7 @@ from streamer.events import EmotionEvent
 from streamer.http_server import ask
 from streamer.report import stages_ms
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Status = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ class _StatusCollector(Collector):
         try:
             status = ask(self._loop, self._status, ANSWER_S)
         except TimeoutError:
-            logger.warning("no status for a scrape: the event loop did not answer for %.0f s", ANSWER_S)
+            log.warning("no status for a scrape: the event loop did not answer for %.0f s", ANSWER_S)
             return
         families: dict[tuple[str, ...], CounterMetricFamily | GaugeMetricFamily] = {}
         for stream, counted in self._by_stream(status):

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MicroBatch(Generic[Item, Result]):
@@ -52,7 +52,7 @@ class MicroBatch(Generic[Item, Result]):
             try:
                 results = self._many([item for item, _ in batch])
             except Exception:
-                logger.debug("a batch failed; its items go alone", exc_info=True)
+                log.debug("a batch failed; its items go alone", exc_info=True)
             else:
                 for (_, future), result in zip(batch, results, strict=True):
                     future.set_result(result)

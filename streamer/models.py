@@ -15,7 +15,7 @@ from telme.runtime import fit
 from telme.runtime.recognizer import Recognizer
 from telme.runtime.voiceprint import VoiceEncoder
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Models:
@@ -57,7 +57,7 @@ def open_bundle(recognition: Recognition) -> Bundle:
             raise
         bundle = hub.open_bundle(COMPACT if recognition.fallback == Path("compact") else recognition.fallback)
         fit.demand(bundle)
-        logger.warning("running %s instead: %s", bundle.folder, error)
+        log.warning("running %s instead: %s", bundle.folder, error)
     return bundle
 
 

@@ -20,7 +20,7 @@ from streamer.settings import Sources, StreamSettings
 from streamer.viewer.page import LivePage
 from streamer.viewer.terminal import TerminalView
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 async def served_metrics(settings: StreamSettings, health: Health, parts: AsyncExitStack) -> Metrics | None:
@@ -34,7 +34,7 @@ async def served_metrics(settings: StreamSettings, health: Health, parts: AsyncE
         {"/metrics": metrics.page, "/healthz": HealthPage(health)},
     )
     await parts.enter_async_context(server)
-    logger.info("metrics at %s/metrics, health at %s/healthz", server.url, server.url)
+    log.info("metrics at %s/metrics, health at %s/healthz", server.url, server.url)
     return metrics
 
 
@@ -49,7 +49,7 @@ async def local_sinks(
     sinks: list[Sink] = []
     if settings.output.viewer_port is not None:
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
-        logger.info("live page at %s", page.url)
+        log.info("live page at %s", page.url)
         sinks.append(page)
     if sys.stdout is None:
         raise OutputError("cannot write events: the standard output is closed.")

@@ -33,7 +33,7 @@ from streamer.wall_clock import WallClock
 from streamer.watcher import PictureCounters, Watcher
 from streamer.workers import run_in
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Speech that is found now began at most this long ago; older pictures are nobody's while all is silent.
 PICTURE_MEMORY_S = 5.0
@@ -227,7 +227,7 @@ class Pipeline:
     async def _take(self, chunk: AudioChunk | None) -> None:
         if chunk is None:
             if self.segmenter.speaking:
-                logger.warning("no sound comes any more at %.2f s: the utterance in hand ends", self.heard_s)
+                log.warning("no sound comes any more at %.2f s: the utterance in hand ends", self.heard_s)
             utterances = self.segmenter.flush(EndReason.GAP)
         elif self.paused:
             utterances = self.segmenter.pause()
@@ -257,7 +257,7 @@ class Pipeline:
                 self.counters.dropped_drafts += 1
                 continue
             self.counters.dropped_utterances += 1
-            logger.warning(
+            log.warning(
                 "recognition falls behind: dropped the oldest waiting utterance",
                 extra={"utterance": dropped.utterance.number, "dropped": self.counters.dropped_utterances},
             )
@@ -286,7 +286,7 @@ class Pipeline:
         except Exception:
             # One utterance that a model cannot digest must not end a stream that runs for months.
             self.counters.failed_utterances += 1
-            logger.exception("an utterance could not be recognised", extra={"utterance": cut.utterance.number})
+            log.exception("an utterance could not be recognised", extra={"utterance": cut.utterance.number})
             return
         self._remember(cut.utterance, analysis)
         self._publish(self._events.final(cut, analysis))
@@ -302,7 +302,7 @@ class Pipeline:
             analysis = await self._analyst.analyse(cut)
         except Exception:
             self.counters.failed_drafts += 1
-            logger.exception("a draft could not be recognised", extra={"utterance": cut.utterance.number})
+            log.exception("a draft could not be recognised", extra={"utterance": cut.utterance.number})
             return
         if is_pause:
             self._speculation.keep(cut.utterance, analysis)
@@ -320,10 +320,10 @@ class Pipeline:
             case Transcript(text=text):
                 self.dialogue.add(analysis.speaker, text, utterance.end_s)
                 if self._settings.log.transcripts:
-                    logger.info("heard %r", text, extra={"utterance": utterance.number})
+                    log.info("heard %r", text, extra={"utterance": utterance.number})
             case Rejected(reason=reason):
                 self.counters.rejected_transcripts += 1
-                logger.info("transcript rejected: %s", reason, extra={"utterance": utterance.number})
+                log.info("transcript rejected: %s", reason, extra={"utterance": utterance.number})
 
     def _publish(self, event: EmotionEvent) -> None:
         for sink in self._sinks:

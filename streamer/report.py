@@ -9,7 +9,7 @@ from typing import Any, Final
 from streamer.events import EmotionEvent, Latency
 from streamer.latency_histogram import LatencyHistogram
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PERCENTILES: Final = (50, 95, 99)
 AFTER_ENDPOINT: Final = "after_endpoint"
@@ -61,8 +61,8 @@ class Report:
 
     def log(self, status: Mapping[str, Any]) -> None:
         """The same as one structured line of the log."""
-        logger.setLevel(logging.INFO)  # asked for by name, so it is said at any log level
-        logger.info("report", extra=self.summary(status))
+        log.setLevel(logging.INFO)  # asked for by name, so it is said at any log level
+        log.info("report", extra=self.summary(status))
 
     def _table(self) -> Iterator[str]:
         phases = ", ".join(f"{count} {phase}" for phase, count in self._events.items())

@@ -33,7 +33,7 @@ from streamer.streams import Streams
 from streamer.supervision import Read, Supervision
 from telme.bundle import Bundle
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Service:
     def tell(self) -> None:
         """What was counted. Once the publisher is left: until then some events may still be delivered or dropped."""
         ended = self.streams.status()
-        logger.info("stream ended", extra=ended)
+        log.info("stream ended", extra=ended)
         if self.settings.output.report:
             tell(self.report, ended, self.settings, self.say)
 
@@ -78,7 +78,7 @@ async def serve(settings: StreamSettings, read: Read) -> bool:
             starting.cancel()
             await asyncio.wait({starting})
         if starting.cancelled():
-            logger.info("stopped before all was ready")
+            log.info("stopped before all was ready")
             return False
         service = starting.result()
         last.callback(service.tell)
@@ -139,7 +139,7 @@ async def connected_publisher(settings: StreamSettings) -> AsyncIterator[Publish
         if settings.mqtt.broker == "embedded":
             broker = await parts.enter_async_context(EmbeddedBroker(settings.mqtt.broker_port))
             address = Address.parse(broker.url)
-            logger.info("embedded broker at %s", broker.url)
+            log.info("embedded broker at %s", broker.url)
         if address is None:
             yield None
             return
@@ -196,7 +196,7 @@ async def _finish(streams: Streams, running: asyncio.Task[None], stop_s: float) 
     if running.done():
         running.result()
     else:
-        logger.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
+        log.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
     return running.done()
 
 
@@ -208,9 +208,9 @@ def _signals() -> Iterator[asyncio.Event]:
 
     def ask() -> None:
         if stopping.is_set():
-            logger.warning("ended at once, by a second signal")
+            log.warning("ended at once, by a second signal")
             end_process(130)
-        logger.info("stopping: finishing the utterance in hand")
+        log.info("stopping: finishing the utterance in hand")
         stopping.set()
 
     signals = (signal.SIGINT, signal.SIGTERM)

@@ -16,7 +16,7 @@ from streamer.pipeline import Pipeline
 from streamer.settings import StreamSettings
 from streamer.transcriber import Transcriber
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Streams:
@@ -98,7 +98,7 @@ class Streams:
             raise
         except Exception:
             if len(self._pipelines) > 1:
-                logger.exception("this stream failed; the others go on")
+                log.exception("this stream failed; the others go on")
             raise
         if len(self._pipelines) > 1:
-            logger.info("this stream ended")
+            log.info("this stream ended")

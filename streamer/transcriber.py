@@ -17,7 +17,7 @@ from streamer.speech_model import load_speech_model
 from streamer.transcript_gates import Decoded, reason_to_doubt, reason_to_reject
 from streamer.utterance import Rejected, Transcript
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Decoder(Protocol):
@@ -108,5 +108,5 @@ class Transcriber:
             return decoded
         with self._counting:
             self.counters.fallbacks += 1
-        logger.debug("decoded again, padded to 30 s: %s", reason)
+        log.debug("decoded again, padded to 30 s: %s", reason)
         return self._padded.decode(samples)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from streamer.signals import VideoFrame
 from telme.features.sightings import Pixels, Sighting
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Bounds what is remembered, should nobody forget: 90 s of whole 224-pixel pictures at 5 a second.
 MEMORY_BYTES = 64 << 20
@@ -53,7 +53,7 @@ class Watcher:
                 await self._remember(frame.time_s, await self._look_at(frame))
         except Exception:
             self.counters.broken += 1
-            logger.exception("pictures have ended in an error; sound goes on without them")
+            log.exception("pictures have ended in an error; sound goes on without them")
         finally:
             async with self._advanced:
                 self._ended = True
@@ -89,7 +89,7 @@ class Watcher:
         except Exception:
             # A picture that the detector cannot digest costs that picture, not the stream.
             self.counters.failed += 1
-            logger.exception("a picture could not be looked at", extra={"failed": self.counters.failed})
+            log.exception("a picture could not be looked at", extra={"failed": self.counters.failed})
             return []
 
     async def _remember(self, time_s: float, sightings: list[Sighting]) -> None:

@@ -21,7 +21,7 @@ from streamer.sources.devices import cameras
 from streamer.sources.handover import Handover
 from streamer.sources.picture import FrameGrid, reduced_size
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OPEN_S = 5.0  # a network camera may take so long to answer
 
@@ -54,7 +54,7 @@ class Camera:
 
     async def __aenter__(self) -> Self:
         capture = await asyncio.to_thread(_open, self._address, self._stall_s)
-        _log.info("watching camera %s", shown(self._address))
+        log.info("watching camera %s", shown(self._address))
         self._newest: Handover[VideoFrame] = Handover(1, self._drop)
         self._thread = threading.Thread(target=self._run, args=(capture,), name="camera", daemon=True)
         self._thread.start()
@@ -93,7 +93,7 @@ class Camera:
         try:
             return _open(self._address, self._stall_s)
         except SourceError as error:
-            _log.debug("still away: %s", error)
+            log.debug("still away: %s", error)
             return None
 
     def _watch(self, capture: cv2.VideoCapture) -> bool:
@@ -116,16 +116,16 @@ class Camera:
 
     def _report_loss(self, silent_s: float) -> None:
         if silent_s < self._stall_s:
-            _log.warning("camera %s went away at %.1f s", shown(self._address), self._clock())
+            log.warning("camera %s went away at %.1f s", shown(self._address), self._clock())
         else:
             self.counters.stalls += 1
-            _log.warning("camera %s delivered nothing for %.1f s", shown(self._address), silent_s)
+            log.warning("camera %s delivered nothing for %.1f s", shown(self._address), silent_s)
 
     def _report_return(self) -> None:
         if self._arrived_s is None:
             return
         self.counters.reopened += 1
-        _log.warning(
+        log.warning(
             "camera %s is back after %.1f s, reopened %d times",
             shown(self._address),
             time.monotonic() - self._arrived_s,

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from streamer.signals import SourceError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms"})
 OPEN_TIMEOUT_S = 10.0
@@ -81,7 +81,7 @@ def connect(address: str, stall_s: float) -> InputContainer:
     for stream in container.streams.video:
         stream.codec_context.options = {"max_pixels": str(PIXELS_MAX)}
         if stream.width * stream.height > PIXELS_MAX:
-            _log.warning("%s: pictures of %d x %d are not looked at", shown(address), stream.width, stream.height)
+            log.warning("%s: pictures of %d x %d are not looked at", shown(address), stream.width, stream.height)
     return container
 
 

@@ -16,7 +16,7 @@ from streamer.sources.container import RATES_HZ
 from streamer.sources.picture import FrameGrid, reduced_size
 from streamer.sources.resample import Resampler
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 JITTER_S = 0.02  # timestamps that are off by less are the container's rounding
 JUMP_S = 600.0  # a timestamp that is farther ahead is no gap: nobody would wait for it
@@ -50,7 +50,7 @@ class SoundDecoder:
         try:
             frames = packet.decode()
         except FFmpegError as error:
-            _log.debug("%s: skipped a damaged packet of sound: %s", self._name, error.strerror)
+            log.debug("%s: skipped a damaged packet of sound: %s", self._name, error.strerror)
             self._damaged = True
             return
         for frame in frames:
@@ -72,7 +72,7 @@ class SoundDecoder:
         if self._run is None and self._heard_until_s > 0 and end_s <= self._heard_until_s + JITTER_S:
             return
         if not -JITTER_S <= time_s - self._next_s <= JUMP_S:
-            _log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
+            log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
             self.zero_s += time_s - self._next_s
             time_s = self._next_s
         gap = time_s > self._next_s + JITTER_S
@@ -88,7 +88,7 @@ class SoundDecoder:
         start = max(self.position, round(time_s * SAMPLE_RATE_HZ))
         if self._damaged:
             self._counters.lost_samples += start - self.position
-            _log.warning("%s: %d samples of sound (16 kHz) are lost", self._name, start - self.position)
+            log.warning("%s: %d samples of sound (16 kHz) are lost", self._name, start - self.position)
             self._damaged = False
         return Resampler(self._rate_hz, start)
 
@@ -108,7 +108,7 @@ class PictureDecoder:
         try:
             frames = packet.decode()
         except FFmpegError as error:
-            _log.debug("%s: skipped a damaged packet of the picture: %s", self._name, error.strerror)
+            log.debug("%s: skipped a damaged packet of the picture: %s", self._name, error.strerror)
             self._counters.dropped_frames += 1
             return
         for frame in frames:

@@ -15,7 +15,7 @@ from streamer.sources.decoding import PictureDecoder, SoundDecoder
 from streamer.sources.handover import Handover, feed
 from streamer.sources.picture import FrameGrid
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SOUND_AHEAD = 64  # chunks that the decoder may be ahead of the reader: about a second
 SHORT_S = 1.0  # what is missing at the end beyond that is told
@@ -97,11 +97,11 @@ class MediaFile:
             for packet in self._container.demux(sound):
                 yield from decoder.feed(packet)
         except FFmpegError as error:
-            _log.warning("%s: the sound ends early: %s", shown(self._address), error.strerror)
+            log.warning("%s: the sound ends early: %s", shown(self._address), error.strerror)
         yield from decoder.finish()
         there_s, claimed_s = decoder.position / SAMPLE_RATE_HZ, duration_s(self._container, sound)
         if claimed_s is not None and there_s < claimed_s - SHORT_S:
-            _log.warning(
+            log.warning(
                 "%s: the sound ends after %.1f of %.1f s: the file may be cut off",
                 shown(self._address),
                 there_s,
@@ -119,7 +119,7 @@ class MediaFile:
                 for packet in container.demux(stream):
                     yield from decoder.feed(packet)
         except FFmpegError as error:
-            _log.warning("%s: the picture ends early: %s", shown(self._address), error.strerror)
+            log.warning("%s: the picture ends early: %s", shown(self._address), error.strerror)
 
 
 class Pace:

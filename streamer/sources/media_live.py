@@ -20,7 +20,7 @@ from streamer.sources.decoding import PictureDecoder, SoundDecoder
 from streamer.sources.handover import Handover
 from streamer.sources.picture import FrameGrid
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SOUND_KEPT = 1500  # chunks, about 30 s, for a reader that falls behind; older sound is lost and counted
 PICTURES_KEPT = 4
@@ -110,12 +110,12 @@ class LiveMedia:
                 elif self._watched:
                     for frame in pictures.feed(packet):
                         self._pictures.push(frame)
-            _log.warning("%s ended after %.1f s", self._name, self._now_s())
+            log.warning("%s ended after %.1f s", self._name, self._now_s())
         except ExitError:
             self.counters.stalls += 1
-            _log.warning("%s delivered nothing for %.1f s", self._name, self.patience_s)
+            log.warning("%s delivered nothing for %.1f s", self._name, self.patience_s)
         except FFmpegError as error:
-            _log.warning("%s broke after %.1f s: %s", self._name, self._now_s(), error.strerror)
+            log.warning("%s broke after %.1f s: %s", self._name, self._now_s(), error.strerror)
         if sound is not None:
             self._zero_s = sound.zero_s
             self._hear(sound.finish())
@@ -155,12 +155,12 @@ class LiveMedia:
             try:
                 container = connect(self._address, self._stall_s)
             except FFmpegError as error:
-                _log.debug("%s is still away: %s", self._name, error.strerror)
+                log.debug("%s is still away: %s", self._name, error.strerror)
                 continue
             if sound_stream(container) is not None:
                 self.counters.reopened += 1
                 away_s = self._now_s() - self._position / SAMPLE_RATE_HZ
-                _log.warning("%s is back after %.1f s", self._name, away_s)
+                log.warning("%s is back after %.1f s", self._name, away_s)
                 return container
             container.close()
         return None

@@ -19,7 +19,7 @@ from streamer.sources.losses import Losses
 from streamer.sources.resample import Resampler
 from streamer.sources.ring import Block, BlockRing
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 BLOCK_S = 0.02
 POLL_S = 0.01
@@ -103,7 +103,7 @@ class Microphone:
                 _restart_portaudio()
             return _open(self._device)
         except SourceError as error:
-            _log.debug("still away: %s", error)
+            log.debug("still away: %s", error)
             return None
 
     def _listen(self, capture: "Capture") -> bool:
@@ -121,12 +121,12 @@ class Microphone:
                 self._hear(capture, block)
                 last = block
             if not capture.active:
-                _log.warning('microphone "%s" went away at %.1f s', capture.info.name, self.now_s())
+                log.warning('microphone "%s" went away at %.1f s', capture.info.name, self.now_s())
                 break
             silent_s = time.monotonic() - (opened_s if last is None else last.arrived_s)
             if silent_s > (max(START_S, self._stall_s) if last is None else self._stall_s):
                 self.counters.stalls += 1
-                _log.warning('microphone "%s" delivered nothing for %.1f s', capture.info.name, silent_s)
+                log.warning('microphone "%s" delivered nothing for %.1f s', capture.info.name, silent_s)
                 break
         return last is not None
 
@@ -136,7 +136,7 @@ class Microphone:
             self._chunks.push(chunk)
         end = self._resampler.position
         if end == 0:
-            _log.info('listening to microphone "%s" at %d Hz', capture.info.name, capture.rate_hz)
+            log.info('listening to microphone "%s" at %d Hz', capture.info.name, capture.rate_hz)
             self._resampler = Resampler(capture.rate_hz)
             return
         index, arrived_s = self._anchor
@@ -144,7 +144,7 @@ class Microphone:
         start = max(end, index + away)
         self.counters.reopened += 1
         self.counters.lost_samples += start - end
-        _log.warning(
+        log.warning(
             'microphone "%s" is back after %.1f s, reopened %d times',
             capture.info.name,
             (start - end) / SAMPLE_RATE_HZ,
@@ -160,7 +160,7 @@ class Microphone:
         self._resampler = Resampler(capture.rate_hz, self._resampler.position + lost_samples)
         self.counters.overruns += 1
         self.counters.lost_samples += lost_samples
-        _log.warning('microphone "%s" lost %.0f ms of sound', capture.info.name, lost / capture.rate_hz * 1e3)
+        log.warning('microphone "%s" lost %.0f ms of sound', capture.info.name, lost / capture.rate_hz * 1e3)
 
     def _hear(self, capture: "Capture", block: Block) -> None:
         for chunk in self._resampler.feed(block.samples):
@@ -210,7 +210,7 @@ class Capture:
         closing.start()
         closing.join(CLOSE_S)
         if closing.is_alive():
-            _log.warning('closing microphone "%s" hangs: left alone after %.0f s', self.info.name, CLOSE_S)
+            log.warning('closing microphone "%s" hangs: left alone after %.0f s', self.info.name, CLOSE_S)
         return not closing.is_alive()
 
 

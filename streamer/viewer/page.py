@@ -12,7 +12,7 @@ from streamer.events import EmotionEvent
 if TYPE_CHECKING:
     from streamer.viewer.page_server import PageServer
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 
@@ -47,7 +47,7 @@ class LivePage:
     ) -> None:
         await asyncio.to_thread(self._server.stop)
         if self.dropped:
-            logger.info("browsers were too slow and had to reconnect", extra={"times": self.dropped})
+            log.info("browsers were too slow and had to reconnect", extra={"times": self.dropped})
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from streamer.background_writer import BackgroundWriter
 from streamer.events import EmotionEvent, Latency
 from telme.bundle import MODALITIES
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 WIDTH = 80
 
@@ -65,7 +65,7 @@ class TerminalView:
         """What waits is written first, unless the terminal has stopped."""
         self._writer.__exit__(kind, error, trace)
         if self._writer.missed:
-            logger.warning("the terminal did not take all of the events", extra={"not_shown": self._writer.missed})
+            log.warning("the terminal did not take all of the events", extra={"not_shown": self._writer.missed})
 
     def publish(self, event: EmotionEvent) -> None:
         """Show an event; returns at once."""
