@@ -221,12 +221,16 @@ def test_own_clips_come_before_those_of_others() -> None:
     assert batch.audio[[0, 2], 0].tolist() == [11, 10]
     assert batch.visual[:, 0].tolist() == [20, 20, 20]
     assert note.startswith("speech of the utterances themselves; faces of other corpora paired by label")
-    without, _ = company(modalities, ("text", "visual"))
+    without, note = company(modalities, ("text", "visual"))
     assert not without.audio_present.any()
+    assert note == "faces of other corpora paired by label, which is easier than life"
+    assert company(modalities, ("text", "audio"))[1] == "speech of the utterances themselves"
     modalities["visual"] = encoded(["a", "b", "c"], 20)
     batch, note = company(modalities, ("text", "audio", "visual"))
     assert batch.visual[:, 0].tolist() == [20, 21, 22]
     assert note == "speech and faces of the utterances themselves"
+    assert company(modalities, ("audio",))[1] == "speech of the utterances themselves"
+    assert company(modalities, ("text", "visual"))[1] == "faces of the utterances themselves"
 
 
 def test_who_speaks_only_once_is_no_group() -> None:
