@@ -299,7 +299,9 @@ def test_a_setting_that_does_not_fit_is_one_sentence(
     path.write_text(yaml.safe_dump(raw))
     (tmp_path / "meld").mkdir()
     for split in meld.CLIPS:
-        (tmp_path / "meld" / f"{split}_sent_emo.csv").write_text("Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\n")
+        (tmp_path / "meld" / f"{split}_sent_emo.csv").write_text(
+            "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\noh,a,joy,0,0\n"
+        )
     assert cli.main([str(path), "--corpora", str(tmp_path), "--output", str(tmp_path / "run"), "--stage", stage]) == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1]

@@ -294,6 +294,19 @@ def test_a_finished_stage_is_not_trained_again(configuration: Path, tmp_path: Pa
     assert (tmp_path / "run" / "text" / "fit" / "state.safetensors").stat().st_mtime_ns == state
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_an_empty_split_is_one_sentence_before_anything_is_trained(
+    split: str, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "corpora" / "meld" / f"{split}_sent_emo.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    command = [str(configuration), "--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([*command, "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"telme-train: No utterance of the {split} split of MELD can be used; complete its table in")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_bigger_teacher_teaches_what_the_labels_do_not_say(configuration: Path, tmp_path: Path) -> None:
     command = ["--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
     assert cli.main([str(configuration), *command, "--output", str(tmp_path / "bigger")]) == 0

@@ -1,7 +1,7 @@
 """What a training run is made of, read from one YAML file."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from telme.bundle import AudioSpec, UnsureText, VisualSpec
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
-from telme.corpora.records import Corpus
+from telme.corpora.records import Corpus, Split
 from telme.training.errors import TrainingError
 
 ConversationName = Literal["meld", "iemocap"]
@@ -201,9 +201,19 @@ class TrainingConfig(_Section):
         return DecodedFiles(self.decoded or self.folder / "decoded")
 
     def load_conversations(self, clips: bool) -> Corpus:
-        """Read the dialogues, with their clips where asked for. Raises CorpusError where they cannot be used."""
+        """Read the dialogues, with their clips where asked for.
+
+        Raises CorpusError where they cannot be used, TrainingError when nothing is left of train, dev or test.
+        """
         folder = self.corpora / self.conversations
-        return CONVERSATIONS[self.conversations].load(folder, folder if clips else None)
+        corpus = CONVERSATIONS[self.conversations].load(folder, folder if clips else None)
+        for split in get_args(Split):
+            if not corpus.split(split):
+                raise TrainingError(
+                    f"No utterance of the {split} split of {corpus.name} can be used; complete its table in {folder}, "
+                    "or name another folder with --corpora."
+                )
+        return corpus
 
 
 def load(path: Path) -> TrainingConfig:
