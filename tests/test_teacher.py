@@ -304,7 +304,19 @@ def test_an_empty_split_is_one_sentence_before_anything_is_trained(
     assert cli.main([*command, "--output", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"telme-train: No utterance of the {split} split of MELD can be used; complete its table in")
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("run", ["file", "file/below", "/proc/run"])
+def test_an_output_that_is_no_folder_to_write_to_is_one_sentence(
+    run: str, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    command = [str(configuration), "--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([*command, "--output", str(tmp_path / run)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"telme-train: Cannot write to the run folder {tmp_path / run} (")
+    assert said.endswith("); give another --output.\n")
 
 
 def test_a_bigger_teacher_teaches_what_the_labels_do_not_say(configuration: Path, tmp_path: Path) -> None:
