@@ -103,7 +103,7 @@ def _reliability(axes: Axes, predictions: Predictions) -> None:
     axes.bar(middles, shares, width=0.9 / bins, color=_AFTER, alpha=0.2, label="share of the items")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
     axes.set_title("Can its confidence be believed?", fontsize=11)
-    axes.legend(loc="upper left", fontsize=9, framealpha=0.9)
+    axes.legend(loc="lower right", fontsize=9, framealpha=0.9)
 
 
 def _curve(axes: Axes, found: Reliability, colour: str, label: str) -> None:

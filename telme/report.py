@@ -129,20 +129,22 @@ class Comparison(_Resampled):
     second_weighted_f1: float
     difference: float
     interval: Interval
-    p_value: float
+    p_value: float | None = Field(description="none of fewer than FEW_GROUPS groups, which allow no small one")
 
     @classmethod
     def of(cls, name: str, first: Predictions, second: Predictions, difference: Difference) -> Self:
+        groups = len(set(first.groups))
+        few = groups < FEW_GROUPS
         return cls(
             name=name,
             items=len(first.ids),
-            groups=len(set(first.groups)),
+            groups=groups,
             grouped_by=first.heading.grouped_by,
             first_weighted_f1=weighted_f1(first.evaluation.counts),
             second_weighted_f1=weighted_f1(second.evaluation.counts),
             difference=difference.value,
             interval=difference.interval,
-            p_value=difference.p_value,
+            p_value=None if few else difference.p_value,
         )
 
 
@@ -183,7 +185,7 @@ def tables(results: Sequence[Figures]) -> Group:
 
 def comparison_table(comparisons: Sequence[Comparison], first: str, second: str) -> Table:
     """Weighted F1 of both runs, called `first` and `second`, and their difference."""
-    notes = [FEW_GROUPS_NOTE] * any(one.few_groups for one in comparisons)
+    notes = [f"{FEW_GROUPS_NOTE}, and tells no p"] * any(one.few_groups for one in comparisons)
     caption = "\n".join((f"A: {first}", f"B: {second}", *notes))
     table = Table(title="Weighted F1, paired bootstrap over the same items", caption=caption)
     table.add_column("predictions", no_wrap=True)
@@ -198,7 +200,7 @@ def comparison_table(comparisons: Sequence[Comparison], first: str, second: str)
             f"{one.first_weighted_f1:.3f}",
             f"{one.second_weighted_f1:.3f}",
             f"{one.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
-            f"{one.p_value:.3f}",
+            "-" if one.p_value is None else f"{one.p_value:.3f}",
         )
     return table
 

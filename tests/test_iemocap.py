@@ -58,14 +58,20 @@ def test_bad_rows_are_counted_and_the_rest_is_read(tmp_path: Path, caplog: pytes
         + row("Never ends", "F003", 10, "inf", "ang")
         + row("Nobody", "X004", 11, 12, "ang")
         + "Too short\n"
+        + row("x" * 200_000, "F007", 11, 12, "ang")
+        + row("Again", "F000", 6.77, 8.46, "ang")
         + row("Said with a label unknown", "M005", 12, 13, "xxx")
         + row("After it", "M006", 14, 15, "neu")
     )
     corpus = iemocap.load(corpus_in(tmp_path, rows))
     assert [item.turns[-1].text for item in corpus.split("train")] == ["Next.", "After it"]
     assert [turn.text for turn in corpus.split("train")[-1].turns][1] == "Said with a label unknown"
-    assert corpus.dropped == {"unreadable row in IEMOCAP_train.csv": 5, "unknown label 'xxx' in train": 1}
-    assert "5 left out: unreadable row in IEMOCAP_train.csv" in caplog.text
+    assert corpus.dropped == {
+        "unreadable row in IEMOCAP_train.csv": 6,
+        "utterance that is there twice in IEMOCAP_train.csv": 1,
+        "unknown label 'xxx' in train": 1,
+    }
+    assert "6 left out: unreadable row in IEMOCAP_train.csv" in caplog.text
 
 
 def test_a_missing_or_another_table_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_bad_rows_are_counted_and_the_rest_is_read(tmp_path: Path, caplog: pytes
     assert corpus.terms == f"MELD: {meld.LICENCE}"
 
 
+def test_rows_that_are_too_short_or_no_csv_are_counted(tmp_path: Path) -> None:
+    short_in_every_way = "".join(f"{','.join(['2', 'Said', 'Ross', 'joy', 'x', '3'][:n])}\n" for n in range(1, 7))
+    endless = f'3,"{"x" * 200_000}",Ross,joy,x,3,1,8,21,,\n'
+    corpus = meld.load(_corpus(tmp_path, short_in_every_way + endless + GOOD))
+    assert [item.id for item in corpus.split("train")] == ["train_dia3_utt0"]
+    assert corpus.dropped == {"unreadable row in train_sent_emo.csv": 7}
+
+
+def test_an_utterance_that_is_there_twice_is_read_once(tmp_path: Path) -> None:
+    again = '9,"Another text",Rachel,anger,negative,3,0,8,21,,\n'
+    corpus = meld.load(_corpus(tmp_path, GOOD + again))
+    (only,) = corpus.split("train")
+    assert (only.label, len(only.turns)) == ("joy", 1)
+    assert corpus.dropped == {"utterance that is there twice in train_sent_emo.csv": 1}
+
+
 def test_bytes_that_are_no_utf8_are_read_over(tmp_path: Path) -> None:
     folder = _corpus(tmp_path, GOOD)
     (folder / "train_sent_emo.csv").write_bytes(
@@ -85,6 +101,9 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     folder = _corpus(tmp_path, GOOD)
     (folder / "dev_sent_emo.csv").write_text("text,label\nhello,joy\n")
     with pytest.raises(CorpusError, match="no column Dialogue_ID, Emotion"):
+        meld.load(folder)
+    (folder / "dev_sent_emo.csv").write_text("x" * 200_000)
+    with pytest.raises(CorpusError, match="is no CSV table"):
         meld.load(folder)
 
 

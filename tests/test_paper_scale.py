@@ -215,6 +215,56 @@ def test_iemocap_from_clips_to_four_parts(tmp_path: Path, grid: list[Path], back
     assert len(list((run / "decoded").iterdir())) == 2 * 18
 
 
+def test_parts_are_not_mixed_with_those_of_another_run(
+    tmp_path: Path, grid: list[Path], backbones: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_meld(tmp_path / "corpora" / "meld", grid)
+    write_iemocap(tmp_path / "corpora" / "iemocap", grid)
+    run = tmp_path / "run"
+
+    def refused(name: str, stage: str, **teacher: int) -> str:
+        """The last line of what the command says where it refuses; "" where it does as it is told."""
+        path = shrunk(name, backbones, tmp_path)
+        raw = yaml.safe_load(path.read_text())
+        for section in ("teacher", "audio", "visual", "fusion"):
+            raw[section]["schedule"]["epochs"] = 1
+        raw["teacher"]["schedule"] |= teacher
+        path.write_text(yaml.safe_dump(raw))
+        options = ["--corpora", str(tmp_path / "corpora"), "--output", str(run), "--stage", stage]
+        if cli.main([str(path), *options]) == 0:
+            return ""
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert refused("meld.yaml", "all") == ""
+    written = {path: path.read_bytes() for path in run.glob("*/model.safetensors")}
+    assert refused("meld.yaml", "all") == ""
+    assert {path: path.read_bytes() for path in written} == written
+
+    assert "with other labels and other utterances; remove" in refused("iemocap.yaml", "teacher")
+    for stage in ("audio", "visual"):
+        assert "sadness, surprise, not in ang" in refused("iemocap.yaml", stage)
+    assert "sadness, surprise, not in ang" in refused("iemocap.yaml", "fusion")
+
+    table = tmp_path / "corpora" / "meld" / "train_sent_emo.csv"
+    said = table.read_bytes()
+    table.write_bytes(said.replace(b"speaker 0", b"somebody else"))
+    for stage in ("teacher", "audio", "visual", "fusion"):
+        assert "with other utterances; remove" in refused("meld.yaml", stage)
+    table.write_bytes(said)
+
+    shutil.rmtree(run / "text")
+    about = (run / "fusion" / "checkpoint.json").read_bytes()
+    assert f"with other text/model.safetensors; remove {run}/audio/fit" in refused("meld.yaml", "all", epochs=2)
+    assert "with other text/model.safetensors" in refused("meld.yaml", "visual", epochs=2)
+    shutil.rmtree(run / "fusion" / "fit")
+    assert f"remove {run}/audio and train" in refused("meld.yaml", "fusion", epochs=2)
+    assert (run / "fusion" / "checkpoint.json").read_bytes() == about
+    for part in ("audio", "visual"):
+        shutil.rmtree(run / part / "fit")
+    assert refused("meld.yaml", "all", epochs=2) == ""
+    assert (run / "fusion" / "checkpoint.json").read_bytes() != about
+
+
 def test_without_clips_a_sentence_says_where_they_belong(
     tmp_path: Path, grid: list[Path], backbones: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +299,9 @@ def test_a_setting_that_does_not_fit_is_one_sentence(
     path.write_text(yaml.safe_dump(raw))
     (tmp_path / "meld").mkdir()
     for split in meld.CLIPS:
-        (tmp_path / "meld" / f"{split}_sent_emo.csv").write_text("Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\n")
+        (tmp_path / "meld" / f"{split}_sent_emo.csv").write_text(
+            "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\noh,a,joy,0,0\n"
+        )
     assert cli.main([str(path), "--corpora", str(tmp_path), "--output", str(tmp_path / "run"), "--stage", stage]) == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1]

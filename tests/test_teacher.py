@@ -3,10 +3,9 @@
 import csv
 import re
 import shutil
-from difflib import Match, SequenceMatcher
-from itertools import pairwise
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from telme.bundle import TextSpec, sha256_of
+from telme.corpora import meld
 from telme.features.text import Prompter, Turn
 from telme.models.sources import SourceError, locate
 from telme.models.teacher import Teacher, TeacherDimensions
@@ -23,7 +23,8 @@ from telme.training import checkpoint, cli
 from telme.training.bucketing import bucketed
 from telme.training.config import TextNoise
 from telme.training.errors import TrainingError
-from telme.training.text_noise import ASR_ERRORS, Recogniser
+from telme.training.teacher import mishear
+from telme.training.text_noise import Recogniser, words_of
 
 BACKBONES = {
     "bert": {"model_type": "bert"},
@@ -189,7 +190,7 @@ def test_a_recogniser_without_mistakes_may_still_lose_case_and_punctuation() -> 
     assert heard == [Turn("a", "well i don't know"), Turn("b", "you would know")]
 
 
-def test_a_dialogue_has_punctuation_in_all_turns_or_in_none() -> None:
+def test_a_prompt_has_punctuation_in_all_turns_or_in_none() -> None:
     recogniser, random = Recogniser(_noise(unpunctuated=0.5), []), np.random.default_rng(0)
     written = [recogniser.disturb(TURNS, random) for _ in range(400)]
     whole = sum(turns == TURNS for turns in written)
@@ -210,17 +211,21 @@ def test_a_recogniser_mishears_as_often_as_it_is_told() -> None:
     assert 3550 < len(heard) - len(made_up) < 3650
 
 
-def test_the_mistakes_in_tests_make_a_word_error_rate_of_20_percent() -> None:
-    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(600)]  # no two alike but for their partner
-    recogniser = Recogniser(ASR_ERRORS, [" ".join(words), " ".join(f"{word}y" for word in words)])
-    random = np.random.default_rng(0)
-    errors = 0
-    for _ in range(20):
-        heard = recogniser.disturb([Turn("a", " ".join(words))], random)[0].text.split()
-        matched = SequenceMatcher(None, words, heard, autojunk=False).get_matching_blocks()
-        gaps = pairwise([Match(0, 0, 0), *matched])
-        errors += sum(max(b.a - a.a - a.size, b.b - a.b - a.size) for a, b in gaps)
-    assert 0.18 < errors / (20 * len(words)) < 0.21
+def test_no_word_is_mistaken_for_itself() -> None:
+    words = ["i", "a", "if", *["the"] * 10, "they"]
+    recogniser = Recogniser(_noise(substitution=1.0), [" ".join(words)])
+    for seed in range(50):
+        heard = recogniser.disturb([Turn("a", " ".join(words))], np.random.default_rng(seed))[0].text.split()
+        assert all(said != understood for said, understood in zip(words, heard, strict=True))
+
+
+@pytest.mark.corpora
+def test_the_mistakes_in_tests_make_a_word_error_rate_of_20_percent(corpora: Path) -> None:
+    corpus = meld.load(corpora / "meld")
+    test = corpus.split("test")
+    both = (test, mishear(test, corpus))
+    said, heard = ([" ".join(words_of(item.turns[-1].text)) for item in items] for items in both)
+    assert jiwer.wer(said, heard) == pytest.approx(0.2, abs=0.01)
 
 
 def test_undisturbed_prompts_stay_as_they_are() -> None:
@@ -287,6 +292,31 @@ def test_a_finished_stage_is_not_trained_again(configuration: Path, tmp_path: Pa
     assert cli.main(command) == 0
     assert sha256_of(tmp_path / "run" / "text" / checkpoint.WEIGHTS) == first
     assert (tmp_path / "run" / "text" / "fit" / "state.safetensors").stat().st_mtime_ns == state
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_an_empty_split_is_one_sentence_before_anything_is_trained(
+    split: str, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "corpora" / "meld" / f"{split}_sent_emo.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    command = [str(configuration), "--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([*command, "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"telme-train: No utterance of the {split} split of MELD can be used; complete its table in")
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("run", ["file", "file/below", "/proc/run"])
+def test_an_output_that_is_no_folder_to_write_to_is_one_sentence(
+    run: str, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    command = [str(configuration), "--stage", "teacher", "--corpora", str(tmp_path / "corpora")]
+    assert cli.main([*command, "--output", str(tmp_path / run)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"telme-train: Cannot write to the run folder {tmp_path / run} (")
+    assert said.endswith("); give another --output.\n")
 
 
 def test_a_bigger_teacher_teaches_what_the_labels_do_not_say(configuration: Path, tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_the_run_folder_is_named_after_the_configuration(tmp_path: Path) -> None
             "teacher.schedule.epochs",
         ),
         ("name: x\nteacher: {backbone: b}", "teacher.schedule: Field required"),
+        (
+            f"name: x\naudio: {{backbone: b, input: {{kind: waveform, max_s: 5, source_rate_hz: 22050}}, {SCHEDULE}}}",
+            "audio.input: Value error, source_rate_hz = 22050 is for the evaluation of imported weights only",
+        ),
+        (
+            "name: x\nvisual: {backbone: b, input: {kind: frames, size_px: 8, channels: 3, frames: 1, mean: [0, 0, 0], "
+            f"std: [1, 1, 1], colours: bgr}}, {SCHEDULE}}}",
+            "visual.input: Value error, colours = bgr is for the evaluation of imported weights only",
+        ),
         ("- a list", "the whole file"),
         ("name: [", "is not YAML"),
         ("", "the whole file"),

@@ -116,6 +116,18 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         fit(Blobs(), SCHEDULE, tmp_path, seed=2)
 
 
+def test_a_run_made_from_something_else_is_not_continued(tmp_path: Path) -> None:
+    made_from = {"labels": "joy, anger", "utterances": "1", "text/model.safetensors": "2"}
+    metrics = fit(Blobs(), SCHEDULE, tmp_path, seed=1, made_from=made_from)
+    written = (tmp_path / STATE).read_bytes()
+    assert fit(Blobs(), SCHEDULE, tmp_path, seed=1, made_from=made_from) == metrics
+    with pytest.raises(TrainingError, match=r"other text/model.safetensors and other utterances; remove \S+ to train"):
+        fit(Blobs(), SCHEDULE, tmp_path, seed=1, made_from={"labels": "joy, anger", "utterances": "3"})
+    with pytest.raises(TrainingError, match="a run with unknown backbone; remove"):
+        fit(Blobs(), SCHEDULE, tmp_path, seed=1, made_from={**made_from, "backbone": "4"})
+    assert (tmp_path / STATE).read_bytes() == written
+
+
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes(b"no safetensors")
     with pytest.raises(TrainingError, match="not a training state"):

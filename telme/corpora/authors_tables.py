@@ -58,10 +58,12 @@ def load(corpus: str, folder: Path) -> list[Item]:
         )
     with path.open(encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
-        missing = set(table.columns) - set(reader.fieldnames or ())
-        if missing:
-            raise CorpusError(f"{path} has no column {', '.join(sorted(missing))}; use the TelME authors' own file.")
-        rows = list(reader)
+        try:
+            rows, columns = list(reader), set(reader.fieldnames or ())
+        except csv.Error as error:
+            raise CorpusError(f"{path} is no CSV table ({error}); use the TelME authors' own file.") from error
+    if missing := set(table.columns) - columns:
+        raise CorpusError(f"{path} has no column {', '.join(sorted(missing))}; use the TelME authors' own file.")
     dialogues = [list(successive) for _, successive in groupby(rows, key=lambda row: row["Dialogue_ID"])]
     numbers = authors_numbers([[row["Speaker"] for row in dialogue] for dialogue in dialogues])
 

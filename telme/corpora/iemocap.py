@@ -4,7 +4,6 @@ Reads the CSV files that TelME's authors publish (`IEMOCAP_train.csv`), whose ro
 videos by paths below `Session1` … `Session5` of the original release. A video shows a whole dialogue and both actors.
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from telme.corpora import tables
 from telme.corpora.records import Corpus, CorpusError, Span, Split, Utterance
 from telme.features.text import Turn, clean
 from telme.labels import IEMOCAP, IEMOCAP_TO_MELD
@@ -52,7 +52,7 @@ def load(folder: Path, clips: Path | None = None) -> Corpus:
 
 def _split(folder: Path, split: Split, clips: Path | None, dropped: Counter[str]) -> Iterator[Utterance]:
     dialogues: dict[str, list[_Row]] = {}
-    for row in _rows(folder / f"IEMOCAP_{split}.csv", dropped):
+    for row in tables.rows(_table(folder, split), _COLUMNS, "the file of TelME's authors", _row, _id, dropped):
         dialogues.setdefault(row.dialogue, []).append(row)
     for dialogue, rows in dialogues.items():
         rows.sort(key=lambda row: row.span_s)
@@ -76,19 +76,15 @@ def _split(folder: Path, split: Split, clips: Path | None, dropped: Counter[str]
             )
 
 
-def _rows(table: Path, dropped: Counter[str]) -> Iterator[_Row]:
+def _table(folder: Path, split: Split) -> Path:
+    table = folder / f"IEMOCAP_{split}.csv"
     if not table.is_file():
-        raise CorpusError(f"{table.parent} has no {table.name}; give the folder that holds the CSV files for IEMOCAP.")
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = _COLUMNS - set(reader.fieldnames or ())
-        if missing:
-            raise CorpusError(f"{table} has no column {', '.join(sorted(missing))}; use the file of TelME's authors.")
-        for fields in reader:
-            try:
-                yield _row(fields)
-            except (ValueError, AttributeError, TypeError):  # a short row has None in its last columns
-                dropped[f"unreadable row in {table.name}"] += 1
+        raise CorpusError(f"{folder} has no {table.name}; give the folder that holds the CSV files for IEMOCAP.")
+    return table
+
+
+def _id(row: _Row) -> str:
+    return row.id
 
 
 def _row(fields: dict[str, str]) -> _Row:

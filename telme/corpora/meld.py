@@ -4,12 +4,12 @@ Reads the CSV files as the corpus's authors publish them (`train_sent_emo.csv`) 
 (`authors_train_meld_emo.csv` or `train_meld_emo.csv`), and the clips where a folder with them is given.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from telme.corpora import tables
 from telme.corpora.records import Corpus, CorpusError, Split, Utterance
 from telme.features.text import Turn, clean
 from telme.labels import MELD
@@ -20,6 +20,8 @@ CLIPS: Mapping[Split, str] = {
     "dev": "dev_splits_complete",
     "test": "output_repeated_splits_test",
 }
+
+_COLUMNS = {"Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def load(folder: Path, clips: Path | None = None) -> Corpus:
 
 def _split(table: Path, split: Split, clips: Path | None, dropped: Counter[str]) -> Iterator[Utterance]:
     dialogues: dict[int, list[_Row]] = {}
-    for row in _rows(table, dropped):
+    for row in tables.rows(table, _COLUMNS, "MELD's original file", _row, _key, dropped):
         dialogues.setdefault(row.dialogue, []).append(row)
     for number, rows in dialogues.items():
         rows.sort(key=lambda row: row.utterance)
@@ -70,20 +72,15 @@ def _split(table: Path, split: Split, clips: Path | None, dropped: Counter[str])
             )
 
 
-def _rows(table: Path, dropped: Counter[str]) -> Iterator[_Row]:
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {"Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"} - set(reader.fieldnames or ())
-        if missing:
-            raise CorpusError(f"{table} has no column {', '.join(sorted(missing))}; use MELD's original file.")
-        for row in reader:
-            try:
-                turn = Turn(clean(row["Speaker"]), clean(row["Utterance"]))
-                if not turn.text:
-                    raise ValueError("no text")
-                yield _Row(int(row["Dialogue_ID"]), int(row["Utterance_ID"]), turn, row["Emotion"].strip().lower())
-            except (ValueError, AttributeError):  # a short row has None in its last columns
-                dropped[f"unreadable row in {table.name}"] += 1
+def _key(row: _Row) -> tuple[int, int]:
+    return row.dialogue, row.utterance
+
+
+def _row(fields: dict[str, str]) -> _Row:
+    turn = Turn(clean(fields["Speaker"]), clean(fields["Utterance"]))
+    if not turn.text:
+        raise ValueError("no text")
+    return _Row(int(fields["Dialogue_ID"]), int(fields["Utterance_ID"]), turn, fields["Emotion"].strip().lower())
 
 
 def _clip(clips: Path | None, split: Split, row: _Row, dropped: Counter[str]) -> Path | None:

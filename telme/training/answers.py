@@ -22,7 +22,7 @@ from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
 from telme.training import checkpoint
 from telme.training.audio import CORPORA, labelled
-from telme.training.company import PAIRED, Batch, Material, Pairing, places_of
+from telme.training.company import Batch, Material, Pairing, places_of
 from telme.training.encodings import AudioPart, Encodings, Part, TextPart, VisualPart
 from telme.training.errors import TrainingError
 from telme.training.students import without_text
@@ -44,6 +44,8 @@ COMBINATIONS: tuple[tuple[Modality, ...], ...] = (
 
 PAIRING_SEED = 42  # the same for every run: runs can only be compared in the same company
 _SPLIT: Split = "test"
+_THEMSELVES = "of the utterances themselves"
+_OF_OTHERS = "of other corpora paired by label, which is easier than life"
 _COMPANIONS: Mapping[Modality, str] = {"audio": "speech", "visual": "faces"}
 CORRECTED = "imported weights with corrected inputs, unlike those that they learnt from (see --parity)"
 _PRESCRIBED = "their own words, from which nobody can tell the emotion"
@@ -233,7 +235,7 @@ def _together(
             name=name,
             part="fusion" if by_fusion else "students",
             inputs=inputs,
-            data=f"labels of {corpus} {_SPLIT}" if not by_fusion and note == PAIRED else f"{corpus} {_SPLIT}",
+            data=f"labels of {corpus} {_SPLIT}" if not by_fusion and _THEMSELVES not in note else f"{corpus} {_SPLIT}",
             note="; ".join(filter(None, (note, fusion.note))),
             labels=fusion.labels,
             temperature=fusion.temperature if by_fusion else 1.0,
@@ -246,7 +248,7 @@ def _together(
         by_fusion = "text" in present
         logits = fusion.logits(batch) if by_fusion else without_text(parts, batch, fusion.students_temperature)
         name = "-".join(("fusion" if by_fusion else "students", *present))
-        yield answered(name, " + ".join(present), note if present != ("text",) else "", logits, by_fusion)
+        yield answered(name, " + ".join(present), note, logits, by_fusion)
     material = Material(*(encoded[modality].encodings for modality in ("text", "audio", "visual")))
     batch = material.pair(Pairing(unmatched=1.0), np.random.default_rng(PAIRING_SEED))
     yield answered(
@@ -298,14 +300,16 @@ def company(encoded: Mapping[Modality, Encoded], present: Sequence[Modality]) ->
     batch = material.pair(pairing, np.random.default_rng(PAIRING_SEED))
     wanted = [utterance.id for utterance in encoded["text"].utterances]
     own: list[str] = []
+    others: list[str] = []
     for modality, what in _COMPANIONS.items():
+        if modality not in present:
+            continue
         places = places_of(wanted, [utterance.id for utterance in encoded[modality].utterances])
-        if modality in present and (places >= 0).any():
+        if (places >= 0).any():
             vectors, there = encoded[modality].encodings.vectors[places], torch.from_numpy(places >= 0).float()
             batch = batch._replace(**{modality: vectors, f"{modality}_present": there})
             own.append(what)
-    if not own:
-        return batch, PAIRED
-    others = [what for what in _COMPANIONS.values() if what not in own]
-    note = f"{' and '.join(own)} of the utterances themselves"
-    return batch, f"{note}; {others[0]} of other corpora paired by label, which is easier than life" if others else note
+        else:
+            others.append(what)
+    notes = [f"{' and '.join(what)} {whose}" for what, whose in ((own, _THEMSELVES), (others, _OF_OTHERS)) if what]
+    return batch, "; ".join(notes)

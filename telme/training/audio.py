@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import Score
 from telme.corpora import emodb, iemocap, meld, ravdess, waveforms
 from telme.corpora.conversations import CONVERSATIONS
-from telme.corpora.records import Corpus, grouping
+from telme.corpora.records import Corpus, digest, grouping
 from telme.corpora.waveforms import Clip
 from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.audio import AudioFeatures
@@ -27,6 +27,7 @@ from telme.training.augment_audio import SpeechAugmenter, cut_silence
 from telme.training.config import AudioSettings, Schedule, TrainingConfig
 from telme.training.distillation import Answer, Distiller, ask_teacher
 from telme.training.errors import TrainingError
+from telme.training.inputs import inputs
 from telme.training.loop import decay_groups, fit
 from telme.training.processes import together
 from telme.training.speech_batches import (
@@ -69,10 +70,12 @@ def train(config: TrainingConfig) -> None:
     model = pretrained_student(settings, config.labels)
     clips = load_speech(config, corpora)
     taught = [clip.utterance for clip in select(clips, "train")]
-    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16)
+    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, config.labels)
     task = AudioTask(model, clips, settings, config.seed, answers, config.labels)
     folder = config.folder / "audio"
-    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    utterances = digest(clip.utterance for clip in clips)
+    made_from = inputs(config.labels, utterances, config.folder, ("text",) if answers else ())
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json(), made_from)
     if not together().main:
         return
     temperature, scores = judge(task, clips)
@@ -88,6 +91,7 @@ def train(config: TrainingConfig) -> None:
         config=config.name,
         seed=config.seed,
         commit=commit,
+        made_from=dict(made_from),
     )
     checkpoint.save(folder, about, model)
     log.info("audio student written to %s", folder)

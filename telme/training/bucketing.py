@@ -9,10 +9,12 @@ _POOL = 50  # batches whose items are sorted by length together
 
 
 def bucketed(lengths: Sequence[int], size: int) -> list[npt.NDArray[np.int64]]:
-    """Split items 0 … N-1 into batches of `size` (the last may be smaller) of similar length.
+    """Split items 0 … N-1 into batches of `size` (the last may be smaller) of similar length; none for no item.
 
     Items are sorted only within pools of neighbours, so that a shuffled order stays random at large.
     """
+    if not lengths:
+        return []
     sizes = np.asarray(lengths)
     pools = np.array_split(np.arange(len(sizes)), range(size * _POOL, len(sizes), size * _POOL))
     order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])

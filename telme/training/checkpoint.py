@@ -46,6 +46,7 @@ class Checkpoint(BaseModel):
     config: str = Field(description="name of the training configuration")
     seed: int
     commit: Annotated[str, Field(description="of the code that trained it")]
+    made_from: dict[str, str] = Field({}, description="labels, digest of the utterances, hashes of other parts")
 
 
 def save(folder: Path, checkpoint: Checkpoint, model: nn.Module, tokenizer: Tokenizer | None = None) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.logging import RichHandler
 
@@ -54,12 +55,25 @@ def _train(options: argparse.Namespace) -> None:
     for part in parts:
         if getattr(settings, part) is None:
             raise TrainingError(f"{options.config} has no section `{part}`; add it or choose another --stage.")
+    _make(settings.folder)
     processes = together()
     if not processes.main:
         logging.getLogger().setLevel(logging.ERROR)
     for part in parts:
         import_module(f"telme.training.{part}").train(settings)
         processes.wait()  # the next part reads what the main process writes
+
+
+def _make(run: Path) -> None:
+    """Raises TrainingError now where the end of the first epoch could not be written."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=run):
+            pass
+    except OSError as error:
+        raise TrainingError(
+            f"Cannot write to the run folder {run} ({error.strerror}); give another --output."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,6 +47,10 @@ class Company(Protocol):
 
     @property
     def text(self) -> Encodings: ...
+    @property
+    def audio(self) -> Encodings: ...
+    @property
+    def visual(self) -> Encodings: ...
 
     @property
     def note(self) -> str:

@@ -1,17 +1,18 @@
 """What a training run is made of, read from one YAML file."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from telme.bundle import AudioSpec, UnsureText, VisualSpec
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
-from telme.corpora.records import Corpus
+from telme.corpora.records import Corpus, Split
 from telme.training.errors import TrainingError
 
+LiveSpec = TypeVar("LiveSpec", AudioSpec, VisualSpec)
 ConversationName = Literal["meld", "iemocap"]
 Keep = Literal["best", "last"]
 Selection = Literal["weighted_f1", "macro_f1", "accuracy"]  # what the best epoch has most of, on dev
@@ -96,6 +97,12 @@ class Distillation(_Section):
     queue: int = Field(0, ge=0, description="utterances before a batch that join it in both losses; 0, as in the paper")
 
 
+def _obeyed_live(spec: LiveSpec) -> LiveSpec:
+    if rules := spec.offline():
+        raise ValueError(f"{', '.join(rules)} is for the evaluation of imported weights only; leave it out")
+    return spec
+
+
 class AudioSettings(_Section):
     """The audio student, taught by the teacher where text is paired with speech."""
 
@@ -105,7 +112,7 @@ class AudioSettings(_Section):
     pooling: Literal["mean", "mean_std", "first"] = "mean"
     standardise: bool = Field(False, description="the pooled values, by their mean and deviation over training data")
     dropout: float = Field(0.0, ge=0, lt=1)
-    input: AudioSpec
+    input: Annotated[AudioSpec, AfterValidator(_obeyed_live)]
     corpora: tuple[Literal["meld", "iemocap", "ravdess", "emodb"], ...] = Field(("meld",), min_length=1)
     select_by: Selection = "macro_f1"
     balanced: bool = Field(False, description="every emotion weighs the same, however rare")
@@ -137,7 +144,7 @@ class VisualSettings(_Section):
         "pretrained TimeSformer: its name on the model hub, a folder, or package:NAME/PATH"
     )
     vector: int = Field(768, ge=1, description="length of the utterance vector")
-    input: VisualSpec
+    input: Annotated[VisualSpec, AfterValidator(_obeyed_live)]
     corpus: Literal["fer2013", "meld", "iemocap"] = "fer2013"
     select_by: Selection = "accuracy"
     augmentation: FaceAugmentation = Field(FaceAugmentation(), description="of face crops")
@@ -201,9 +208,19 @@ class TrainingConfig(_Section):
         return DecodedFiles(self.decoded or self.folder / "decoded")
 
     def load_conversations(self, clips: bool) -> Corpus:
-        """Read the dialogues, with their clips where asked for. Raises CorpusError where they cannot be used."""
+        """Read the dialogues, with their clips where asked for.
+
+        Raises CorpusError where they cannot be used, TrainingError when nothing is left of train, dev or test.
+        """
         folder = self.corpora / self.conversations
-        return CONVERSATIONS[self.conversations].load(folder, folder if clips else None)
+        corpus = CONVERSATIONS[self.conversations].load(folder, folder if clips else None)
+        for split in get_args(Split):
+            if not corpus.split(split):
+                raise TrainingError(
+                    f"No utterance of the {split} split of {corpus.name} can be used; complete its table in {folder}, "
+                    "or name another folder with --corpora."
+                )
+        return corpus
 
 
 def load(path: Path) -> TrainingConfig:

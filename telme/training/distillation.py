@@ -1,6 +1,6 @@
 """What the trained teacher says about utterances that have text, for students to learn from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from telme.bundle import TextSpec
 from telme.corpora.records import Utterance
 from telme.features.authors_text import prompter
+from telme.labels import MELD
 from telme.losses import feature_loss, lengthen_gradient, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
@@ -18,6 +19,7 @@ from telme.training import checkpoint
 from telme.training.bucketing import bucketed
 from telme.training.config import Distillation
 from telme.training.errors import TrainingError
+from telme.training.inputs import require_labels
 from telme.training.processes import together
 
 _AT_ONCE = 16
@@ -33,7 +35,11 @@ class Answer:
 
 @torch.inference_mode()
 def ask_teacher(
-    folder: Path, utterances: Iterable[Utterance], vector: int | None = None, bf16: bool = False
+    folder: Path,
+    utterances: Iterable[Utterance],
+    vector: int | None = None,
+    bf16: bool = False,
+    labels: Sequence[str] = MELD,
 ) -> dict[str, Answer]:
     """The teacher's answers by utterance id; utterances without text get none.
 
@@ -41,7 +47,8 @@ def ask_teacher(
     folder: the trained text part; looked at only when some utterance has text.
     vector: length of the student's vectors, which L_feature compares with the teacher's; None where it does not.
     bf16: calculate in bfloat16, as the student does; the answers are float32 all the same.
-    Raises TrainingError when the teacher is needed and missing or damaged, or its vectors have another length.
+    labels: of the student.
+    Raises TrainingError when the teacher is needed and missing or damaged, or has other labels or other vectors.
     """
     asked = [utterance for utterance in utterances if utterance.turns]
     if not asked:
@@ -49,6 +56,7 @@ def ask_teacher(
     about, teacher = checkpoint.load(folder, Teacher, TeacherDimensions)
     if not isinstance(about.preprocessing, TextSpec):
         raise ValueError(f"{folder} is no text part")
+    require_labels(about.labels, folder, labels)
     if vector not in (None, teacher.dimensions.vector):
         raise TrainingError(
             f"The teacher's vectors have {teacher.dimensions.vector} values and the student's {vector}; set `vector` "

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from telme.bundle import AudioSpec, Spec, TextSpec, VisualSpec
 from telme.corpora.footage import Footage
-from telme.corpora.records import Utterance, grouping
+from telme.corpora.records import Utterance, digest, grouping
 from telme.corpora.waveforms import Clip
 from telme.features.audio import AudioFeatures
 from telme.features.text import Prompter
@@ -37,6 +37,7 @@ class Encodings:
     vectors: (n, d). truth: (n,), indices into the run's labels. ids: the utterances', where the corpus has any.
     confidence: (n,) float32, how sure a speech recogniser was of the text; None where people wrote it down.
     groups: what each one's dialogue or speaker is called, where the corpus says.
+    digest: of the utterances, which tells them from others.
     """
 
     vectors: Tensor
@@ -44,6 +45,7 @@ class Encodings:
     ids: tuple[str, ...] = ()
     confidence: npt.NDArray[np.float32] | None = None
     groups: tuple[str, ...] = ()
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -171,7 +173,7 @@ class VisualPart:
         for start in range(0, len(stills), at_once):
             batch = pad([[picture] for picture in stills.pictures[start : start + at_once]], self.spec)
             vectors[start : start + at_once] = self._network(batch, bf16)
-        return Encodings(vectors, stills.truth)
+        return Encodings(vectors, stills.truth, digest=stills.digest)
 
     def watch(self, clips: Sequence[Footage], bf16: bool = False) -> Encodings:
         vectors = torch.zeros(len(clips), self.size)
@@ -216,4 +218,4 @@ class TrainedNetwork:
 def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:
     truth = [labels.index(utterance.label_among(labels) or "") for utterance in utterances]
     ids = tuple(utterance.id for utterance in utterances)
-    return Encodings(vectors, np.array(truth, np.int64), ids, groups=grouping(utterances)[1])
+    return Encodings(vectors, np.array(truth, np.int64), ids, None, grouping(utterances)[1], digest(utterances))

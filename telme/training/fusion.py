@@ -7,6 +7,7 @@ label is the text's. They also never say in a plain sentence how somebody feels,
 with an emotion, which is then the label.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,9 +30,10 @@ from telme.training.company import Batch, Company, Material, Paired, Pairing
 from telme.training.config import FusionSettings, TextNoise, TrainingConfig
 from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
 from telme.training.errors import TrainingError
+from telme.training.inputs import inputs, require_labels, require_same
 from telme.training.loop import fit
 from telme.training.processes import together
-from telme.training.students import judge_students
+from telme.training.students import STUDENTS, judge_students
 from telme.training.text_noise import ASR_ERRORS, Recogniser
 from telme.training.visual import Stills
 from telme.training.visual_footage import load_footage
@@ -53,6 +55,11 @@ def train(config: TrainingConfig) -> None:
         AudioPart.trained(config.folder / "audio"),
         VisualPart.trained(config.folder / "visual"),
     )
+    joined = {part: checkpoint.read(config.folder / part) for part in MODALITIES}
+    for part, one in joined.items():
+        require_labels(one.labels, config.folder / part, config.labels)
+    for student in STUDENTS:
+        require_same(config.folder, student, "text")
     material = encode(config, settings, text, audio, visual)
     torch.manual_seed(config.seed)
     dimensions = FusionDimensions(
@@ -65,14 +72,14 @@ def train(config: TrainingConfig) -> None:
     )
     task = FusionTask(ASF(dimensions), material, settings, config.seed, config.labels, text.about.corpora[0])
     folder = config.folder / "fusion"
-    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    made_from = inputs(config.labels, _digest(material), config.folder, MODALITIES)
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json(), made_from)
     if not together().main:
         return
     temperature, scores = judge(task)
     students_temperature, without_text = judge_students(
         {"audio": audio, "visual": visual}, material, config.labels, task.corpus, config.seed
     )
-    joined = [checkpoint.read(config.folder / part) for part in MODALITIES]
     about = checkpoint.Checkpoint(
         part="fusion",
         labels=config.labels,
@@ -81,14 +88,20 @@ def train(config: TrainingConfig) -> None:
         temperature=temperature,
         students_temperature=students_temperature,
         scores=(*scores, *without_text),
-        corpora=tuple(dict.fromkeys(name for part in joined for name in part.corpora)),
-        licence="; ".join(dict.fromkeys(part.licence for part in joined)),
+        corpora=tuple(dict.fromkeys(name for part in joined.values() for name in part.corpora)),
+        licence="; ".join(dict.fromkeys(part.licence for part in joined.values())),
         config=config.name,
         seed=config.seed,
         commit=commit,
+        made_from=dict(made_from),
     )
     checkpoint.save(folder, about, task.model)
     log.info("fusion written to %s", folder)
+
+
+def _digest(material: Mapping[str, Company]) -> str:
+    each = [one.digest for company in material.values() for one in (company.text, company.audio, company.visual)]
+    return hashlib.sha256(" ".join(each).encode()).hexdigest()
 
 
 def encode(

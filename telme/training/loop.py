@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from telme.progress import bar, log_tenths
 from telme.training.config import Keep, Schedule
 from telme.training.errors import TrainingError
+from telme.training.inputs import Inputs
 from telme.training.processes import together
 
 log = logging.getLogger(__name__)
@@ -95,12 +96,23 @@ class Epoch(BaseModel):
 
 
 class _State(BaseModel):
-    """Everything about a run that is no tensor; `run` tells this run from any other."""
+    """Everything about a run that is no tensor; `run` and `made_from` tell this run from any other."""
 
     model_config = ConfigDict(extra="forbid")
 
     run: str
+    made_from: dict[str, str] = {}
     history: list[Epoch] = []
+
+    def others(self, now: "_State") -> list[str]:
+        """What this run has of its own, as a refusal says it; nothing where `now` is the same run."""
+        names = sorted(self.made_from.keys() | now.made_from.keys())
+        found = ["other settings or another number of processes"] if self.run != now.run else []
+        return found + [
+            f"{'other' if name in self.made_from else 'unknown'} {name}"
+            for name in names
+            if self.made_from.get(name) != now.made_from.get(name)
+        ]
 
     def kept(self, keep: Keep) -> int:
         """The last epoch, or the first with the highest score."""
@@ -132,19 +144,24 @@ def own_batches(batches: Batches, number: int, count: int) -> Iterator[Any]:
     return islice(batches, number, None, count)
 
 
-def fit(task: Task, schedule: Schedule, folder: Path, seed: int, settings: str = "") -> dict[str, float]:
+def fit(
+    task: Task, schedule: Schedule, folder: Path, seed: int, settings: str = "", made_from: Inputs | None = None
+) -> dict[str, float]:
     """Train `task.model` and leave the weights of the epoch that is kept in it; returns that epoch's metrics.
 
     folder: where state, kept weights and TensorBoard's scalars are written; a run found there is continued.
     settings: whatever else must be equal for a run to be continued, such as the stage's configuration.
+    made_from: the same of what the task was made from.
     All processes that train together must call it alike, and see the same folder.
     Raises TrainingError when the folder holds another run, or the loss is no longer finite.
     """
-    return _Fit(task, schedule, folder, seed, settings).run()
+    return _Fit(task, schedule, folder, seed, settings, made_from or {}).run()
 
 
 class _Fit:
-    def __init__(self, task: Task, schedule: Schedule, folder: Path, seed: int, settings: str) -> None:
+    def __init__(
+        self, task: Task, schedule: Schedule, folder: Path, seed: int, settings: str, made_from: Inputs
+    ) -> None:
         self._task = task
         self._schedule = schedule
         self._folder = folder
@@ -162,7 +179,8 @@ class _Fit:
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         # Another number of processes would go on as another run; one alone has always left it out.
         several = [self._processes.count] if self._processes.count > 1 else []
-        self._state = _State(run=json.dumps([schedule.model_dump(), seed, settings, *several], sort_keys=True))
+        run = json.dumps([schedule.model_dump(), seed, settings, *several], sort_keys=True)
+        self._state = _State(run=run, made_from=dict(made_from))
         self._batches_per_step = schedule.accumulation * self._processes.count
         self._batches = len(task.train_batches(0))
         if not self._batches:
@@ -287,10 +305,10 @@ class _Fit:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise TrainingError(f"{path} is not a training state; remove it to start this part afresh.") from error
-        if state.run != self._state.run:
+        if others := state.others(self._state):
             raise TrainingError(
-                f"{path} belongs to a run with other settings, or with another number of processes; remove "
-                f"{self._folder} or give another output folder."
+                f"{path} belongs to a run with {' and '.join(others)}; remove {self._folder} to train this part anew, "
+                "or give another output folder."
             )
         self._state = state
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from telme.bundle import Score
-from telme.corpora.records import Corpus, Utterance
+from telme.bundle import Score, sha256_of
+from telme.corpora.records import Corpus, Utterance, digest
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
 from telme.features.text import Ids, Prompter, Turn
 from telme.labels import MELD
@@ -24,6 +24,7 @@ from telme.training.bucketing import bucketed
 from telme.training.config import BiggerTeacher, TeacherSettings, TrainingConfig
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
+from telme.training.inputs import inputs
 from telme.training.loop import fit
 from telme.training.processes import together
 from telme.training.text_noise import ASR_ERRORS, Recogniser
@@ -59,7 +60,10 @@ def train(config: TrainingConfig) -> None:
         answers = _ask_bigger(settings.taught_by, corpus.split("train"), config.labels, settings.schedule.bf16)
     task = TeacherTask(model, Prompter(spec, tokenizer), corpus, settings, config.seed, answers, config.labels)
     folder = config.folder / "text"
-    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    made_from = dict(inputs(config.labels, digest(corpus.utterances), config.folder))
+    if settings.taught_by:
+        made_from["bigger teacher"] = sha256_of(settings.taught_by.run / "text" / checkpoint.WEIGHTS)
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json(), made_from)
     if not together().main:
         return
     temperature, scores = judge(task, corpus)
@@ -75,6 +79,7 @@ def train(config: TrainingConfig) -> None:
         config=config.name,
         seed=config.seed,
         commit=commit,
+        made_from=made_from,
     )
     checkpoint.save(folder, about, model, tokenizer)
     log.info("text teacher written to %s", folder)
@@ -89,7 +94,7 @@ def _ask_bigger(
             f"The teacher in {folder} answers in {', '.join(known)}, not in {', '.join(labels)}; name another run in "
             "teacher.taught_by.run."
         )
-    return ask_teacher(folder, items, bf16=bf16)
+    return ask_teacher(folder, items, bf16=bf16, labels=labels)
 
 
 class TeacherTask:

@@ -5,6 +5,7 @@ loses much of its score on the former.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
@@ -16,27 +17,45 @@ from telme.training.config import TextNoise
 # Apostrophes belong to their words; recognisers without punctuation write "don't" all the same.
 _PUNCTUATION = re.compile(r"[^\w\s']+")
 _WORD = re.compile(r"[\w']+")
-_DRAWS = 8  # a frequent word would often be mistaken for itself
 
 ASR_ERRORS = TextNoise(share=1.0, deletion=0.06, substitution=0.11, insertion=0.03, unpunctuated=0.5)
-"""What a teacher is tested with: a word error rate of 20 %, and every second dialogue without punctuation."""
+"""What a teacher is tested with: a word error rate of 20 %, and every second prompt without punctuation."""
+
+
+class _Words:
+    """Words as often as they were said."""
+
+    def __init__(self, said: Iterable[str]) -> None:
+        self._sorted = sorted(said)  # so that all of one word stand together
+
+    def other_than(self, word: str, random: np.random.Generator) -> str | None:
+        """Any but `word`, a frequent one more likely; None where there is no other."""
+        start, end = bisect_left(self._sorted, word), bisect_right(self._sorted, word)
+        others = len(self._sorted) - (end - start)
+        if not others:
+            return None
+        place = int(random.integers(others))
+        return self._sorted[place if place < start else place + end - start]
 
 
 class Recogniser:
-    """Disturbs dialogues: words are lost, mistaken for similar ones or made up; punctuation and capitals may go."""
+    """Disturbs prompts: words are lost, mistaken for similar ones or made up; punctuation and capitals may go."""
 
     def __init__(self, noise: TextNoise, texts: Iterable[str]) -> None:
         """texts: where wrong words come from; frequent ones are heard more often."""
         self._noise = noise
-        self._words = [word for text in texts for word in _plain(text)]
-        self._alike: dict[str, list[str]] = {}
+        self._words = [word for text in texts for word in words_of(text)]
+        alike: dict[str, list[str]] = {}
         for word in self._words:
-            self._alike.setdefault(_onset(word), []).append(word)
+            alike.setdefault(_onset(word), []).append(word)
+        self._alike = {onset: _Words(words) for onset, words in alike.items()}
+        self._any = _Words(self._words)
 
     def disturb(self, turns: Sequence[Turn], random: np.random.Generator) -> Sequence[Turn]:
-        """`turns`, or with the configured probability what a recogniser might have made of them.
+        """The turns of a prompt, or with the configured probability what a recogniser might have made of them.
 
-        One recogniser writes a whole dialogue: all its turns lose their punctuation, or none does.
+        All turns of the prompt lose their punctuation, or none does. Every prompt is misheard afresh, also where it
+        shares turns with another of the same dialogue.
         """
         if random.random() >= self._noise.share:
             return turns
@@ -50,12 +69,12 @@ class Recogniser:
         ratio, 1 without a mistake). Real ones know them less well.
         """
         heard = self.disturb(turns, random)
-        said, understood = _plain(turns[-1].text), _plain(heard[-1].text)
+        said, understood = words_of(turns[-1].text), words_of(heard[-1].text)
         return heard, SequenceMatcher(None, said, understood, autojunk=False).ratio()
 
     def _mishear(self, text: str, plain: bool, random: np.random.Generator) -> str:
         noise = self._noise
-        written = _plain(text) if plain else text.split()
+        written = words_of(text) if plain else text.split()
         heard = []
         for piece, chance in zip(written, random.random(len(written)), strict=True):
             if chance < noise.deletion:
@@ -69,18 +88,18 @@ class Recogniser:
         return " ".join(heard)
 
     def _mistake(self, piece: str, random: np.random.Generator) -> str:
-        """The piece with its word replaced by a similar one; its punctuation stays."""
+        """The piece with another word for its own, a similar one where there is any; its punctuation stays."""
         found = _WORD.search(piece)
         if found is None:
             return piece
         word = found.group().lower()
-        alike = self._alike.get(_onset(word), [word])
-        drawn = (alike[random.integers(len(alike))] for _ in range(_DRAWS))
-        other = next((candidate for candidate in drawn if candidate != word), word)
+        alike = self._alike.get(_onset(word), self._any)
+        other = alike.other_than(word, random) or self._any.other_than(word, random) or word
         return piece[: found.start()] + other + piece[found.end() :]
 
 
-def _plain(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Without case and punctuation."""
     return _PUNCTUATION.sub(" ", text.lower()).split()
 
 

@@ -1,7 +1,7 @@
 """Stage 2, visual: train the student that looks, at FER2013's faces or at the clips of conversations."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import Score, VisualSpec
 from telme.corpora import fer2013
 from telme.corpora.fer2013 import Faces
-from telme.corpora.records import Corpus, Split
+from telme.corpora.records import Corpus, Split, Utterance, digest
 from telme.evaluation import Evaluation, accuracy, bootstrap_interval, fit_temperature, weighted_f1
 from telme.features.video import fit_square, normalise, pad, planes
 from telme.labels import MELD
@@ -22,6 +22,7 @@ from telme.training import checkpoint
 from telme.training.augment_faces import augment
 from telme.training.config import TrainingConfig, VisualSettings
 from telme.training.errors import TrainingError
+from telme.training.inputs import inputs
 from telme.training.loop import Task, fit
 from telme.training.processes import together
 from telme.training.visual_footage import footage_task
@@ -36,12 +37,14 @@ class VisualTraining(Task, Protocol):
     """A visual student in training on one corpus.
 
     student: the same object as `model`. labels: of its logits. unit: what the corpus has many of, such as "faces".
+    utterances: those of all splits that it sees.
     """
 
     student: VisualStudent
     corpus: Corpus
     labels: tuple[str, ...]
     unit: str
+    utterances: Sequence[Utterance]
 
     def held_out(self) -> dict[Split, Evaluation]:
         """Results on dev and test."""
@@ -59,7 +62,9 @@ def train(config: TrainingConfig) -> None:
         faces_task(config, settings) if settings.corpus == "fer2013" else footage_task(config, settings)
     )
     folder = config.folder / "visual"
-    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json())
+    teachers: Sequence[checkpoint.PartName] = () if settings.corpus == "fer2013" else ("text",)
+    made_from = inputs(config.labels, digest(task.utterances), config.folder, teachers)
+    fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json(), made_from)
     if not together().main:
         return
     temperature, scores = judge(task)
@@ -75,6 +80,7 @@ def train(config: TrainingConfig) -> None:
         config=config.name,
         seed=config.seed,
         commit=commit,
+        made_from=dict(made_from),
     )
     checkpoint.save(folder, about, task.model)
     log.info("visual student written to %s", folder)
@@ -107,6 +113,7 @@ class Stills:
         images, labels = faces.split(split)
         self.pictures = np.stack([fit_square(np.stack([image] * 3, axis=2), spec) for image in images])
         self.truth = np.array([MELD.index(label) for label in labels], np.int64)
+        self.digest = digest(faces.corpus.split(split))
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -120,6 +127,7 @@ class VisualTask:
         self.student: VisualStudent = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
         self.model: nn.Module = self.student
         self.corpus = faces.corpus
+        self.utterances: Sequence[Utterance] = faces.corpus.utterances
         self.labels: tuple[str, ...] = MELD
         self.unit = "faces"
         self._settings = settings

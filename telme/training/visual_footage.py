@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from telme.bundle import VisualSpec
 from telme.corpora import footage
 from telme.corpora.footage import Footage
-from telme.corpora.records import Corpus, Split, grouping
+from telme.corpora.records import Corpus, Split, Utterance, grouping
 from telme.evaluation import Evaluation
 from telme.features.video import pad
 from telme.models.visual import Clip, VisualStudent
@@ -51,7 +51,7 @@ def footage_task(config: TrainingConfig, settings: VisualSettings) -> "FootageTa
     corpus = config.load_conversations(clips=True)
     seen = load_footage(config, settings.input, corpus)
     taught = [clip.utterance for clip in seen if clip.utterance.split == "train"]
-    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16)
+    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, config.labels)
     return FootageTask(student, corpus, seen, settings, config.seed, answers, config.labels)
 
 
@@ -103,6 +103,7 @@ class FootageTask:
         self.corpus = corpus
         self.labels = labels
         self.unit = "utterances"
+        self.utterances: Sequence[Utterance] = [clip.utterance for clip in seen]
         self.train, self.dev, self.test = (
             [clip for clip in seen if clip.utterance.split == split] for split in ("train", "dev", "test")
         )
