@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CONFIG = "config.pbtxt"
+DATA = "bundle"  # a folder of this name is none that Triton reads: those of versions are numbers
 MODEL = Path(__file__).with_name("triton_model.py")
 PARTS = ("text", "audio", "visual", "fusion")  # faces are found, and words cut into tokens, where the client is
 
@@ -43,10 +44,12 @@ def export(bundle: Bundle, output: Path) -> None:
         _write_model(repository, asked, MODEL)
         folder = repository / asked.name
         (folder / triton_config.LABELS).write_text("\n".join(manifest.labels) + "\n", encoding="utf-8")
-        # What a client makes its inputs by, and what the weights may be used for.
+        # What a client makes its inputs by, and what the weights may be used for. The bundle chooses the names of these
+        # files, so they lie where Triton reads none: a bundle is data, and must not bring code or a configuration.
         for file in (MANIFEST, manifest.text.tokenizer, *(document.file for document in manifest.documents)):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.folder / file, folder / file)
+            copy = folder / DATA / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.folder / file, copy)
 
 
 def _write_model(repository: Path, config: "ModelConfig", file: Path) -> None:

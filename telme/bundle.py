@@ -22,7 +22,11 @@ REMEDY = "copy the whole bundle again, or export it again with telme-export"
 
 Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
-FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]*$", description="relative to the bundle")]
+# No step of a path begins with a dot, so that none leads out of the folder, wherever the file is copied to.
+FileName = Annotated[
+    str,
+    Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$", description="relative to the bundle"),
+]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # How weights are stored and computed with. For ONNX Runtime fp16 and int8 are storage only: the arithmetic is float32.
 # int8-dynamic also multiplies in int8, with scales taken from each call's activations.

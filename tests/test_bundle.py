@@ -128,8 +128,11 @@ def test_part_that_is_a_folder(folder: Path) -> None:
     assert "audio part" in refusal(folder)
 
 
-@pytest.mark.parametrize("file", ["/etc/hostname", "../text.onnx", "parts/../../text.onnx", "a\x00b", ""])
-def test_path_outside_the_folder(folder: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    "file",
+    ["/etc/hostname", "../text.onnx", "parts/../../text.onnx", "parts/../text.onnx", "./text.onnx", "a\x00b", ""],
+)
+def test_path_that_leaves_the_folder_or_could(folder: Path, file: str) -> None:
     change(folder, "parts.text.file", file)
     refusal(folder)
 

@@ -182,7 +182,7 @@ def test_a_file_that_the_repository_lacks(pushed: Repository, small: Path) -> No
 def test_a_file_outside_the_bundle(pushed: Repository, small: Path) -> None:
     manifest = (small / MANIFEST).read_text().replace('"tokenizer.json"', '"a/../../../tokenizer.json"')
     pushed.commit({MANIFEST: manifest.encode()})
-    assert "cannot be pulled from" in refused(NAME)
+    assert "is not a valid manifest: text.tokenizer" in refused(NAME)
 
 
 def test_one_changed_byte_on_the_hub(pushed: Repository, small: Path) -> None:
@@ -304,6 +304,23 @@ def test_pushing_needs_a_token(hub: Hub, small: Path, capsys: pytest.CaptureFixt
 def test_a_bundle_is_pushed_to_the_main_branch(small: Path) -> None:
     with pytest.raises(ExportError, match="write hf://anna/compact"):
         push(Bundle.open(small), HubAddress.parse(f"{NAME}@v1"))
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize("file", ["README.md", "LICENSE.md", "a/../MODEL_CARD.md"])
+def test_a_document_under_the_name_of_a_page_is_refused_before_anything_is_made(
+    hub: Hub, small: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(small, tmp_path / "bundle"))
+    (folder / "a").mkdir()
+    (folder / file).write_text("mine")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["documents"] = [{"file": file, "sha256": sha256_of(folder / file)}]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert main([str(folder), NAME]) == 2
+    message = capsys.readouterr().err
+    assert "under another name" in message or "is not a valid manifest" in message
+    assert hub.repositories == {}
 
 
 @pytest.mark.slow
