@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from export import choice, engine_part, model_card, openvino_part, part
-from export.aside import aside
+from export.aside import aside, demand_replaceable
 from export.choice import AUTO, Auto
 from export.errors import ExportError
 from export.part import PartName, Plan
@@ -26,6 +26,7 @@ from telme.bundle import (
     Parts,
     Precision,
     Training,
+    parsed_manifest,
     sha256_of,
 )
 from telme.features.faces import FaceDetector
@@ -62,6 +63,8 @@ def export(
 ) -> Bundle:
     """Export a trained model; a bundle that lies in `output` already is replaced, or stays as it is on failure.
 
+    A folder with anything else in it is refused.
+
     run: a folder that telme-train has written.
     corpora: with the real inputs on which the export is compared with the trained model.
     precisions: where they differ from PRECISIONS, OPENVINO_PRECISIONS or ENGINE_PRECISIONS.
@@ -78,8 +81,7 @@ def export(
         )
     chosen, make = _chosen(target, precisions or {})
     trained = Trained.read(run)
-    if output.exists() and not _may_replace(output):
-        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
+    demand_replaceable(output, "bundle", _files)
     with aside(output, "the bundle") as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
@@ -199,5 +201,7 @@ def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _may_replace(output: Path) -> bool:
-    return output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
+def _files(folder: Path) -> set[str]:
+    """The files of the bundle there. Raises BundleError where its manifest is none of ours."""
+    manifest, _ = parsed_manifest(folder)
+    return {MANIFEST, *(document.file for _, document in manifest.files())}

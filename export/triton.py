@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import triton_config
-from export.aside import aside
+from export.aside import aside, is_empty
 from export.errors import ExportError
 from telme.bundle import MANIFEST, Bundle, Part, offline_complaint
 
@@ -34,7 +34,7 @@ def export(bundle: Bundle, output: Path) -> None:
         _demand_runnable(bundle, name, part)
     if complaint := offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
         raise ExportError(complaint)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and not is_empty(output):
         raise ExportError(f"{output} exists; choose another --output, or remove it.")
     with aside(output, "the model repository") as repository:
         for name in PARTS:

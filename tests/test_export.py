@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import onnx
@@ -18,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from export import bundle as exporter
 from export import parity, part
+from export.aside import aside
 from export.cli import main
 from export.errors import ExportError
 from export.parity import Answer
@@ -26,10 +30,11 @@ from export.precision import quantized
 from export.samples import COUNT, Samples
 from export.torch_model import TorchModel
 from export.trained import Trained
-from telme.bundle import Bundle, Precision
+from telme.bundle import COMPACT, Bundle, Precision
 from telme.features.text import Turn
 from telme.runtime import backends
 from telme.runtime.recognizer import Inputs, Recognizer
+from telme.voice import SPEAKER
 
 
 @pytest.fixture(scope="session")
@@ -140,13 +145,11 @@ def test_a_batch_answers_as_its_items_do_in_every_precision(exported: Path) -> N
 @pytest.mark.usefixtures("inputs_read_once")
 def test_a_bundle_is_replaced_by_a_new_one(run: Path, exported: Path, corpora: Path, tmp_path: Path) -> None:
     output = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    (output / "left-over").touch()
     fp32 = "text=fp32,audio=fp32,visual=fp32,fusion=fp32"
     assert main([str(run), "--output", str(output), "--corpora", str(corpora), "--precision", fp32]) == 0
     parts = Bundle.open(output).manifest.parts
     assert all(part.precision == "fp32" for _, part in parts.named())
     assert all(part.parity is not None and part.parity.max_abs_error < 1e-4 for _, part in parts.named())
-    assert not (output / "left-over").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -271,6 +274,70 @@ def test_output_that_is_something_else(run: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "thesis.txt").write_text("the only copy")
     assert "exists and is no bundle" in refused(capsys, run, "--output", tmp_path)
     assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(COMPACT, tmp_path / "bundle"))
+
+
+def test_a_folder_that_merely_has_a_manifest_is_not_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "My web app", "start_url": "/"}')
+    (tmp_path / "thesis.txt").write_text("the only copy")
+    assert "exists and is no bundle" in refused(capsys, run, "--output", tmp_path)
+    assert "exists and is no bundle" in refused(capsys, run, "--output", shutil.copytree(SPEAKER, tmp_path / "voice"))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "runs/notes.txt"])
+def test_a_bundle_with_somebody_s_own_files_is_not_replaced(
+    run: Path, shipped: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shipped / name).parent.mkdir(exist_ok=True)
+    (shipped / name).write_text("mine")
+    assert f"holds {name}, which is no file of the bundle there" in refused(capsys, run, "--output", shipped)
+    assert (shipped / name).read_text() == "mine"
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(
+    run: Path, shipped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shipped / "licences")
+    for output in (".", ".."):
+        assert refused(capsys, run, "--output", output)
+    monkeypatch.chdir(shipped)
+    assert "you are in it" in refused(capsys, run, "--output", ".")
+    assert Bundle.open(shipped)
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path, dangling: bool) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    if not dangling:
+        real.mkdir()
+    with aside(link, "the bundle") as folder:
+        (folder / "new").touch()
+    assert link.is_symlink()
+    assert [path.name for path in real.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.corpora
+def test_a_command_that_is_told_to_end_leaves_nothing(run: Path, corpora: Path, tmp_path: Path) -> None:
+    program = "import sys; from export.command import main; sys.exit(main())"
+    arguments = [str(run), "--output", str(tmp_path / "bundle"), "--corpora", str(corpora)]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+    while not any(tmp_path.iterdir()):
+        assert process.poll() is None
+        sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "telme-export: interrupted; nothing was written."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_output_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
