@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
-from export import choice, engine_part, model_card, openvino_part, part
+from export import choice, engine_part, model_card, openvino_part, parity, part
 from export.aside import aside, demand_replaceable
 from export.choice import AUTO, Auto
 from export.errors import ExportError
@@ -88,11 +88,14 @@ def export(
         visual = trained.specifications.visual
         samples = Samples.read(corpora, visual, items)
         calibration = cache(partial(Samples.read, corpora, visual, items, "train"))
+        planned = plans(trained, samples, video, calibration)
+        for plan in planned:
+            parity.demand_sound(plan.name, plan.trained_answers)
         exported = {
             plan.name: make(plan, chosen[plan.name], folder).model_copy(
                 update={"corpora": trained.checkpoints[plan.name].corpora}
             )
-            for plan in plans(trained, samples, video, calibration)
+            for plan in planned
         }
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)

@@ -210,7 +210,7 @@ class Trial(_Model):
 
     backend: Backend
     precision: Precision
-    parity: Parity
+    parity: Parity | None = Field(None, description="null: it answered with numbers that are not finite")
     median_ms: float | None = Field(None, description="of one real input; null: it strayed too far to be timed")
 
 

@@ -22,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from export import bundle as exporter
 from export import parity, part
 from export.aside import aside
+from export.choice import Way, fastest
 from export.cli import main
-from export.errors import ExportError
+from export.errors import ExportError, StrayError
 from export.parity import Answer
 from export.part import PartName
 from export.precision import quantized
@@ -33,6 +34,7 @@ from export.trained import Trained
 from telme.bundle import COMPACT, Bundle, Precision
 from telme.features.text import Turn
 from telme.runtime import backends
+from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognizer import Inputs, Recognizer
 from telme.voice import SPEAKER
 
@@ -363,6 +365,54 @@ def test_demands(precision: Precision) -> None:
     others = [said[0], said[1], said[3], said[2]]
     with pytest.raises(ExportError, match=r"50.0% of 4 items"):
         parity.demand("text", precision, parity.compare(said, others))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_never_agree(bad: float) -> None:
+    good, broken = np.ones(4, np.float32), np.array([1, bad, 1, 1], np.float32)
+    with pytest.raises(ExportError, match="The trained text part gives NaN or infinity"):
+        parity.demand_sound("text", [Answer(good, good), Answer(good, broken)])
+    with pytest.raises(StrayError, match="text part in fp16 gives NaN or infinity") as stray:
+        parity.demand_finite("text", "fp16", [Answer(broken, good)])
+    assert stray.value.parity is None
+    with np.errstate(invalid="ignore"):
+        assert parity.compare([Answer(good, good)], [Answer(broken, good)]).min_cosine == -1.0
+
+
+def test_the_cosine_of_large_vectors_is_one() -> None:
+    large = np.full(4, 1e30, np.float32)
+    assert parity.compare([Answer(large, large)], [Answer(large, large)]).min_cosine == pytest.approx(1.0)
+
+
+@pytest.mark.corpora
+@pytest.mark.usefixtures("inputs_read_once")
+def test_a_trained_part_that_gives_nan_is_named(
+    broken: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = broken / "visual" / "model.safetensors"
+    weights = load_file(path)
+    weights["vector.weight"][0, 0] = np.nan
+    save_file(weights, path)
+    message = refused(capsys, broken, "--output", tmp_path / "bundle", "--corpora", corpora)
+    assert "The trained visual part gives NaN or infinity" in message
+
+
+def test_a_way_that_overflows_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plans()["visual"]
+    overflowing, exact = Way("onnxruntime", "fp16"), Way("onnxruntime", "fp32")
+    run = OnnxModel.run
+
+    def computed(self: OnnxModel, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = run(self, inputs)
+        return {name: value * np.nan for name, value in found.items()} if not tried.count("fp32") else found
+
+    tried: list[Precision] = []
+    export = Way.export
+    monkeypatch.setattr(Way, "export", lambda self, *given: (tried.append(self.precision), export(self, *given))[1])
+    monkeypatch.setattr(OnnxModel, "run", computed)
+    made = fastest(plan, [[overflowing, exact]], tmp_path)
+    assert made.precision == "fp32"
+    assert [(trial.precision, trial.parity is None) for trial in made.trials] == [("fp32", False), ("fp16", True)]
 
 
 @pytest.mark.parametrize("precision", ["int8-static", "int8-dynamic"])
