@@ -5,6 +5,7 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 """
 
 import hashlib
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -350,6 +351,37 @@ class Manifest(_Model):
         for document in self.documents:
             yield "document", document
 
+    def target(self) -> str:
+        """What `telme-export --target` made the parts for."""
+        backends = {part.backend for _, part in self.parts.named()}
+        return next((name for name in (*get_args(Flavour), "openvino") if name in backends), "onnx")
+
+    def rebuild(self, output: Path | str, capability: str | None = None) -> str:
+        """The telme-export command that makes such a bundle again.
+
+        capability: compute capability that its engines are to run on as well.
+        """
+        target = self.target()
+        parts = {name: getattr(self.parts, name) for name in (*MODALITIES, "fusion")}
+        engine = next((part.engine for part in parts.values() if part.engine is not None), None)
+        precisions = ",".join(f"{name}={self._wish(part)}" for name, part in parts.items())
+        command = ["telme-export", f"runs/{self.training.config}", "--target", target, "--output", str(output)]
+        command += ["--corpora", "/path/to/corpora", "--precision", precisions]
+        if engine is not None and target == "tensorrt-rtx":
+            capabilities = {*engine.compute_capabilities, *([capability] if capability else [])}
+            command += ["--compute-capability", ",".join(sorted(capabilities, key=numbers))]
+        if engine is not None and target == "tensorrt":
+            command += [] if engine.hardware == "none" else ["--hardware", engine.hardware]
+            command += ["--version-compatible"] if engine.version_compatible else []
+        if engine is not None and engine.weights is not None:
+            command.append("--strip-weights")
+        return shlex.join(command)
+
+    def _wish(self, part: Part) -> str:
+        """What --precision said of a part. One for another backend than the target's was chosen by measurement."""
+        own = {"onnx": "onnxruntime"}.get(self.target(), self.target())
+        return part.precision if part.backend == own else "auto"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         unknown = sorted(set(self.labels) - {*MELD, *IEMOCAP})
@@ -368,6 +400,11 @@ class Manifest(_Model):
         return self
 
 
+def numbers(dotted: str) -> tuple[int, ...]:
+    """Of a version or a compute capability, for comparing it."""
+    return tuple(int(digits) for digits in dotted.split("."))
+
+
 class Bundle:
     """A bundle directory whose manifest was read and whose files were verified.
 
@@ -381,15 +418,16 @@ class Bundle:
         self.address = address
 
     @classmethod
-    def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str = REMEDY) -> Self:
+    def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str | None = None) -> Self:
         """Read and verify a bundle.
 
         links_into: where the bundle's files may be links to; else they must lie in the folder itself.
-        remedy: what to do about a damaged one.
+        remedy: what to do about a damaged one, where it is not to copy or to export it again.
         Raises BundleError when the folder, the manifest or a part is missing or damaged.
         """
         folder = Path(folder)
-        manifest, sha256 = parsed_manifest(folder, remedy)
+        manifest, sha256 = parsed_manifest(folder, remedy or REMEDY)
+        remedy = remedy or f"copy the whole bundle again, or export it again: `{manifest.rebuild(folder)}`"
         for what, document in manifest.files():
             limit = TOKENIZER_BYTES_MAX if document.file == manifest.text.tokenizer else None
             verify(folder, what, document.file, document.sha256, limit, links_into=links_into, remedy=remedy)

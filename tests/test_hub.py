@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_gpu
 import fake_hub
 import huggingface_hub.constants
 import pytest
@@ -20,7 +21,7 @@ from streams import ACTED, ASR, command, environment
 from export.errors import ExportError
 from export.push import push
 from export.push_cli import main
-from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, sha256_of
+from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, Engine, UnfitError, sha256_of
 from telme.features.text import Turn
 from telme.hub import HubAddress, open_bundle
 from telme.runtime import fit
@@ -94,10 +95,22 @@ def test_a_bundle_is_pulled_by_name(hub: Hub, pushed: Repository) -> None:
     assert not any("optimizer.pt" in asked for asked in hub.asked)
 
 
-def test_engines_from_a_hub_are_rebuilt_beside_the_cache(pushed: Repository) -> None:
+def test_engines_from_a_hub_are_rebuilt_beside_the_cache(pushed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(NAME)
     assert bundle.address == NAME
-    assert "--output bundles/compact`" in fit.rebuild(bundle, "tensorrt")
+    parts = bundle.manifest.parts
+    engine = Engine(
+        version="1.0",
+        gpu=None,
+        compute_capabilities=("8.9",),
+        profiles=({},),
+        onnx_sha256=bundle.manifest.parts.text.sha256,
+    )
+    text = parts.text.model_copy(update={"backend": "tensorrt-rtx", "engine": engine})
+    manifest = bundle.manifest.model_copy(update={"parts": parts.model_copy(update={"text": text})})
+    fake_gpu.install(monkeypatch)
+    with pytest.raises(UnfitError, match=" --output bundles/compact "):
+        fit.demand(Bundle(bundle.folder, manifest, bundle.sha256, bundle.address))
 
 
 def test_what_is_cached_is_not_fetched_again(hub: Hub, pushed: Repository) -> None:
