@@ -1,12 +1,13 @@
 """A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
-from export import choice, engine_part, model_card, openvino_part, parity, part
+from export import choice, engine_part, model_card, openvino_part, parity, part, together
 from export.aside import aside, demand_replaceable
 from export.choice import AUTO, Auto
 from export.errors import ExportError
@@ -17,6 +18,7 @@ from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
     MANIFEST,
+    Agreement,
     Bundle,
     BundleError,
     Calibration,
@@ -26,6 +28,7 @@ from telme.bundle import (
     Parts,
     Precision,
     Training,
+    UnfitError,
     parsed_manifest,
     sha256_of,
 )
@@ -34,6 +37,8 @@ from telme.features.video import VideoFeatures
 from telme.models.sources import SourceError, locate
 from telme.training.errors import TrainingError
 from telme.training.face_detector import SOURCE, prepare_face_detector
+
+log = logging.getLogger(__name__)
 
 # What each part loses by int8 or fp16 storage is in docs/export.md.
 PRECISIONS: Mapping[PartName, Precision] = {"text": "int8", "audio": "int8", "visual": "fp16", "fusion": "fp16"}
@@ -100,13 +105,14 @@ def export(
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
         manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
-        (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
-        documents = [CARD, *_copied(licences, folder)]
-        manifest = manifest.model_copy(
-            update={"documents": tuple(Document(file=file, sha256=sha256_of(folder / file)) for file in documents)}
-        )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         try:
+            manifest = manifest.model_copy(update={"end_to_end": _end_to_end(trained, manifest, folder, samples)})
+            (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
+            documents = [CARD, *_copied(licences, folder)]
+            manifest = manifest.model_copy(
+                update={"documents": tuple(Document(file=file, sha256=sha256_of(folder / file)) for file in documents)}
+            )
+            (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             Bundle.open(folder)
         except BundleError as error:
             raise ExportError(f"The export of {run} does not fit together: {error}") from error
@@ -158,6 +164,27 @@ def _face_detector(source: str, folder: Path) -> Part:
     except (SourceError, TrainingError) as error:
         raise ExportError(str(error)) from error
     return Part(file=DETECTOR, sha256=sha256_of(path), bytes=path.stat().st_size, precision="fp16")
+
+
+def _end_to_end(trained: Trained, manifest: Manifest, folder: Path, samples: Samples) -> Agreement | None:
+    """How well the parts agree together with the trained ones; None where they cannot run here.
+
+    Raises ExportError where they stray.
+    """
+    try:
+        found = together.agreement(trained, Bundle(folder, manifest, sha256=""), samples)
+    except UnfitError:
+        log.warning("end to end: not compared, as the parts do not run on this machine")
+        return None
+    log.info(
+        "end to end: logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
+        found.max_abs_error,
+        found.min_cosine,
+        100 * found.argmax_agreement,
+        found.items,
+    )
+    together.demand(manifest, found)
+    return found
 
 
 def _copied(licences: Sequence[Path], folder: Path) -> list[str]:

@@ -159,14 +159,19 @@ class Tensor(_Model):
     ranges: dict[str, tuple[int, int]] = Field(default_factory=dict, description="dimension -> (min, max)")
 
 
-class Parity(_Model):
-    """Agreement of an exported part with the PyTorch module, measured at export on real inputs."""
+class Agreement(_Model):
+    """Of what was exported with what was trained, measured at export on real inputs. Errors are of logits."""
 
     items: int = Field(ge=1)
     max_abs_error: float
     mean_abs_error: float
     min_cosine: float
     argmax_agreement: float = Field(ge=0, le=1)
+
+
+class Parity(Agreement):
+    """Agreement of an exported part with the PyTorch module."""
+
     computed_by: Backend = Field(
         "onnxruntime",
         description="what computed the answers; for an engine built without a GPU, ONNX Runtime with its roundings",
@@ -340,6 +345,11 @@ class Manifest(_Model):
     calibration: Calibration = Calibration()
     training: Training
     documents: tuple[Document, ...] = Field((), description="the model card and licences of converted weights")
+    end_to_end: Agreement | None = Field(
+        None,
+        description="of all parts together, from real inputs to scores, whose centred logarithms count as logits; "
+        "null: not measured, as of engines that were built without a GPU",
+    )
 
     def files(self) -> Iterator[tuple[str, Document]]:
         """Every file of the bundle but the manifest: what it is, and where it lies with which hash."""

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import sleep
 
@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from export import bundle as exporter
-from export import parity, part
+from export import parity, part, together
 from export.aside import aside
 from export.choice import Way, fastest
 from export.cli import main
@@ -52,6 +52,7 @@ def exported(run: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory)
     licence.write_text("Do what you like.")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "demand", lambda *_: None)
+        patch.setattr(together, "demand", lambda *_: None)
         exporter.export(
             run,
             folder,
@@ -91,6 +92,44 @@ def test_the_bundle_says_how_far_it_strays(exported: Path) -> None:
         assert described.parity.items == COUNT
     assert manifest.parts.fusion.parity is not None
     assert manifest.parts.fusion.parity.max_abs_error < 1e-4
+    assert manifest.end_to_end is not None
+    assert manifest.end_to_end.items == COUNT
+    assert 0 < manifest.end_to_end.max_abs_error < 0.5
+    assert "All parts together, from 64 real inputs to scores" in (exported / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.corpora
+def test_parts_that_stray_only_together_are_refused(run: Path, exported: Path, samples: Samples) -> None:
+    bundle, trained = Bundle.open(exported), Trained.read(run)
+    assert together.agreement(trained, bundle, samples) == bundle.manifest.end_to_end
+    swapped = {**(parts := together.models(trained)), "fusion": Opposite(parts["fusion"])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "models", lambda _: swapped)
+        found = together.agreement(trained, bundle, samples)
+    with pytest.raises(ExportError, match="The parts together stray from the trained ones"):
+        together.demand(bundle.manifest, found)
+
+
+class Opposite:
+    """A fusion whose logits have the other sign."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self._model = model
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: -value for name, value in self._model.run(inputs).items()}
+
+
+def test_all_four_ways_of_being_there_are_compared_end_to_end() -> None:
+    turns, sound, picture = (
+        [[Turn("a", "x")]] * 5,
+        [np.zeros(16000, np.float32)] * 5,
+        [[np.zeros((4, 4), np.uint8)]] * 5,
+    )
+    items = together.utterances(Samples(turns, sound, picture))
+    missing = [(item.text is None, item.audio is None, item.frames is None) for item in items]
+    assert [sum(each) for each in missing] == [0, 1, 1, 1, 0]
+    assert [sum(each) for each in zip(*missing, strict=True)] == [1, 1, 1]
 
 
 @pytest.mark.corpora
