@@ -18,6 +18,7 @@ from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
     MANIFEST,
+    SCHEMA,
     Agreement,
     Bundle,
     BundleError,
@@ -200,6 +201,7 @@ def _manifest(trained: Trained, parts: Parts) -> Manifest:
     about = trained.checkpoints
     specifications = trained.specifications
     return Manifest(
+        schema_version=SCHEMA,
         name=about["text"].config,
         labels=trained.labels,
         parts=parts,

@@ -12,6 +12,7 @@ from export import triton_config
 from export.aside import aside, is_empty
 from export.errors import ExportError
 from telme.bundle import MANIFEST, Bundle, Part, offline_complaint
+from telme.runtime import inputs
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -25,9 +26,11 @@ PARTS = ("text", "audio", "visual", "fusion")  # faces are found, and words cut 
 def export(bundle: Bundle, output: Path) -> None:
     """Write the repository into a new or empty folder, whole or not at all.
 
-    Raises ExportError for a bundle that Triton cannot run, and when it cannot be written.
+    Raises ExportError for a bundle that Triton cannot run, and when it cannot be written; BundleError for one whose
+    parts do not fit its specifications.
     """
     _demand_schema()
+    inputs.demand(bundle)
     manifest = bundle.manifest
     parts: dict[str, Part] = dict(manifest.parts.named())
     for name, part in parts.items():

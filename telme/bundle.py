@@ -5,6 +5,7 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 """
 
 import hashlib
+import math
 import shlex
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from telme.labels import IEMOCAP, MELD
 
 MANIFEST = "manifest.json"
+SCHEMA: Literal["telme.bundle/1"] = "telme.bundle/1"
 MANIFEST_BYTES_MAX = 1 << 20
 TOKENIZER_BYTES_MAX = 64 << 20  # ten times that of a multilingual model
 COMPACT = Path(__file__).parent / "weights" / "compact"
@@ -133,7 +135,8 @@ class VisualSpec(Spec):
     offline_rules = ("colours", "choice")
 
     kind: Literal["face_crops", "frames"] = Field(
-        description="face_crops: the largest face, cut out and scaled; frames: the whole picture, centre-cropped"
+        description="face_crops: one face of a picture, cut out and scaled: the largest, or in the live system the "
+        "speaking one; frames: the whole picture, centre-cropped"
     )
     size_px: int = Field(gt=0, le=2048, description="side of the square model input")
     channels: Literal[1, 3] = Field(description="1: grey, 3: colours")
@@ -141,7 +144,7 @@ class VisualSpec(Spec):
     rate_hz: float = Field(5.0, gt=0, le=120, description="how often a live stream's picture is looked at")
     margin: float = Field(0.0, ge=0, le=10, description="added around a face box, as a share of its side")
     mean: tuple[float, ...] = Field(description="per channel, of pixel values in [0, 1]")
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
     colours: Literal["rgb", "bgr"] = Field("rgb", description="order of three channels; bgr: the TelME authors'")
     choice: Literal["spread", "multiples"] = Field(
         "spread",
@@ -296,7 +299,7 @@ class FusionSpec(Spec):
 
         confidence: of the recogniser in the words, in [0, 1]; None or NaN where it is unknown, which is no doubt.
         """
-        if self.unsure is None or confidence is None:
+        if self.unsure is None or confidence is None or math.isnan(confidence):
             return self.beta
         doubt = min(1.0, max(0.0, (self.unsure.high - confidence) / (self.unsure.high - self.unsure.low)))
         return self.beta + (self.unsure.beta - self.beta) * doubt
@@ -334,7 +337,7 @@ class Training(_Model):
 
 
 class Manifest(_Model):
-    schema_version: Literal["telme.bundle/1"] = "telme.bundle/1"
+    schema_version: Literal["telme.bundle/1"]
     name: str = Field(pattern="^[a-z0-9][a-z0-9._-]*$")
     labels: tuple[str, ...] = Field(min_length=2)
     parts: Parts
@@ -478,13 +481,14 @@ def read_manifest(folder: Path, remedy: str = REMEDY) -> bytes:
 
 
 def _complaint(path: Path, error: ValidationError, remedy: str) -> str:
-    first = error.errors()[0]
-    if first["loc"] == ("schema_version",):
-        expected = Manifest.model_fields["schema_version"].default
+    errors = error.errors()
+    wrong = [each for each in errors if each["loc"] == ("schema_version",) and each["type"] != "missing"]
+    if wrong:
         return (
-            f"{path} is written in {first['input']!r}, this version of TelME Live reads {expected!r}; "
+            f"{path} is written in {wrong[0]['input']!r}, this version of TelME Live reads {SCHEMA!r}; "
             "export the bundle again with telme-export."
         )
+    first = errors[0]
     where = ".".join(str(step) for step in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {remedy}."
