@@ -393,6 +393,20 @@ def test_unknown_precision(run: Path, text: str, tmp_path: Path, capsys: pytest.
     assert "int8-dynamic" in message
 
 
+@pytest.mark.parametrize("samples", ["1", "0", "-3"])
+def test_too_few_samples(run: Path, samples: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, run, "--output", tmp_path / "bundle", "--samples", samples)
+    assert f"--samples cannot be {samples}; give at least 2" in message
+
+
+@pytest.mark.parametrize("megabytes", ["0", "1048577", "99999999999999999999"])
+def test_a_workspace_that_no_gpu_has(
+    run: Path, megabytes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--target", "tensorrt", "--workspace-mb", megabytes)
+    assert "give 1 to 1048576" in refused(capsys, run, "--output", tmp_path / "bundle", *flags)
+
+
 def test_licences_that_are_not_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no .txt" in refused(capsys, run, "--output", tmp_path / "bundle", "--licences", tmp_path)
 

@@ -289,6 +289,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "is not a bundle" in refused(capsys, run, *flags)
     assert "leave it out" in refused(capsys, COMPACT, *flags, "--precision", "text=fp16")
     assert "--strip-weights is for --target tensorrt" in refused(capsys, COMPACT, *flags, "--strip-weights")
+    for flag, value in (("--corpora", "x"), ("--samples", "8"), ("--licences", "x"), ("--face-detector", "x")):
+        assert f"{flag} is for the export of a run" in refused(capsys, COMPACT, *flags, flag, value)
     assert "give a run folder" in refused(capsys, "hf://anna/compact", "--output", tmp_path / "models")
     damaged = Path(shutil.copytree(COMPACT, tmp_path / "damaged"))
     (damaged / "fusion.onnx").write_bytes(b"")
