@@ -197,8 +197,8 @@ def typical(recognizer: Recognizer, material: Material) -> tuple[list[Turn], Flo
     """Turns, sound and frames of an utterance of the typical size, or of the largest that the bundle takes."""
     spec = recognizer.bundle.manifest
     turns = dialogue(min(TYPICAL_TOKENS, spec.text.max_tokens), prompter(recognizer))
-    frames = [frame for picture in material.pictures if (frame := recognizer.prepare_frame(picture)) is not None]
-    return turns, material.sound(min(TYPICAL_S, spec.audio.max_s)), frames
+    faces = [frame for picture in material.pictures if (frame := recognizer.prepare_frame(picture)) is not None]
+    return turns, material.sound(min(TYPICAL_S, spec.audio.max_s)), faces[: spec.visual.frames]
 
 
 def host(threads: int, peak_gflops: float | None, memory_gb_per_s: float | None) -> Host:

@@ -19,6 +19,9 @@ from telme.runtime.recognizer import BACKENDS, Recognizer
 
 CLIP = Path("demo/conversation.mp4")
 PICTURES = 8
+
+log = logging.getLogger(__name__)
+
 EAGER, AUTHORS_STYLE = "eager", "authors-style"
 
 
@@ -28,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = RichHandler(console=Console(stderr=True), show_path=False)  # stdout is for the result
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
-        if options.against and options.run is None:
-            raise ExportError(f"--against {options.against} needs --run: the run folder that the bundle came from.")
+        _demand_sense(options)
         result = _measure(options)
         if options.json:
             sys.stdout.write(result.model_dump_json(indent=2) + "\n")
@@ -52,6 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _demand_sense(options: argparse.Namespace) -> None:
+    """Raises ExportError for what cannot be measured, before anything is loaded."""
+    for flag in ("repeats", "threads"):
+        if getattr(options, flag) < 1:
+            raise ExportError(f"--{flag} cannot be {getattr(options, flag)}; give at least 1, or leave it out.")
+    if options.against and options.run is None:
+        raise ExportError(f"--against {options.against} needs --run: the run folder that the bundle came from.")
+    if not options.media.is_file():
+        raise ExportError(f"There is no clip {options.media}; give one with speech and a face with --media.")
+
+
 def _measure(options: argparse.Namespace) -> Benchmark:
     resident = {"before": benchmark.resident_mb()}
     started = perf_counter()
@@ -60,6 +73,8 @@ def _measure(options: argparse.Namespace) -> Benchmark:
     recognizer.warm_up()
     resident["loaded and warm"] = benchmark.resident_mb()
     material = Material.read(options.media, PICTURES)
+    if not benchmark.typical(recognizer, material)[2]:
+        log.warning("%s shows no face: the visual part is not timed; give another clip with --media", options.media)
     rates = benchmark.throughput(recognizer, material, options.repeats)
     resident["after the largest batch"] = benchmark.resident_mb()
     name = recognizer.bundle.manifest.name

@@ -1,13 +1,14 @@
 """A run folder becomes a bundle: four parts, tokenizer, face detector, licences, model card, manifest."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
-from export import choice, engine_part, model_card, openvino_part, part
-from export.aside import aside
+from export import choice, engine_part, model_card, openvino_part, parity, part, together
+from export.aside import aside, demand_replaceable
 from export.choice import AUTO, Auto
 from export.errors import ExportError
 from export.part import PartName, Plan
@@ -17,6 +18,8 @@ from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
     MANIFEST,
+    SCHEMA,
+    Agreement,
     Bundle,
     BundleError,
     Calibration,
@@ -26,6 +29,8 @@ from telme.bundle import (
     Parts,
     Precision,
     Training,
+    UnfitError,
+    parsed_manifest,
     sha256_of,
 )
 from telme.features.faces import FaceDetector
@@ -33,6 +38,8 @@ from telme.features.video import VideoFeatures
 from telme.models.sources import SourceError, locate
 from telme.training.errors import TrainingError
 from telme.training.face_detector import SOURCE, prepare_face_detector
+
+log = logging.getLogger(__name__)
 
 # What each part loses by int8 or fp16 storage is in docs/export.md.
 PRECISIONS: Mapping[PartName, Precision] = {"text": "int8", "audio": "int8", "visual": "fp16", "fusion": "fp16"}
@@ -62,6 +69,8 @@ def export(
 ) -> Bundle:
     """Export a trained model; a bundle that lies in `output` already is replaced, or stays as it is on failure.
 
+    A folder with anything else in it is refused.
+
     run: a folder that telme-train has written.
     corpora: with the real inputs on which the export is compared with the trained model.
     precisions: where they differ from PRECISIONS, OPENVINO_PRECISIONS or ENGINE_PRECISIONS.
@@ -78,30 +87,33 @@ def export(
         )
     chosen, make = _chosen(target, precisions or {})
     trained = Trained.read(run)
-    if output.exists() and not _may_replace(output):
-        raise ExportError(f"{output} exists and is no bundle; choose another --output, or remove it.")
+    demand_replaceable(output, "bundle", _files)
     with aside(output, "the bundle") as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
         video = VideoFeatures(trained.specifications.visual, FaceDetector(folder / DETECTOR) if face_detector else None)
         visual = trained.specifications.visual
         samples = Samples.read(corpora, visual, items)
         calibration = cache(partial(Samples.read, corpora, visual, items, "train"))
+        planned = plans(trained, samples, video, calibration)
+        for plan in planned:
+            parity.demand_sound(plan.name, plan.trained_answers)
         exported = {
             plan.name: make(plan, chosen[plan.name], folder).model_copy(
                 update={"corpora": trained.checkpoints[plan.name].corpora}
             )
-            for plan in plans(trained, samples, video, calibration)
+            for plan in planned
         }
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
         manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
-        (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
-        documents = [CARD, *_copied(licences, folder)]
-        manifest = manifest.model_copy(
-            update={"documents": tuple(Document(file=file, sha256=sha256_of(folder / file)) for file in documents)}
-        )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         try:
+            manifest = manifest.model_copy(update={"end_to_end": _end_to_end(trained, manifest, folder, samples)})
+            (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
+            documents = [CARD, *_copied(licences, folder)]
+            manifest = manifest.model_copy(
+                update={"documents": tuple(Document(file=file, sha256=sha256_of(folder / file)) for file in documents)}
+            )
+            (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             Bundle.open(folder)
         except BundleError as error:
             raise ExportError(f"The export of {run} does not fit together: {error}") from error
@@ -155,6 +167,27 @@ def _face_detector(source: str, folder: Path) -> Part:
     return Part(file=DETECTOR, sha256=sha256_of(path), bytes=path.stat().st_size, precision="fp16")
 
 
+def _end_to_end(trained: Trained, manifest: Manifest, folder: Path, samples: Samples) -> Agreement | None:
+    """How well the parts agree together with the trained ones; None where they cannot run here.
+
+    Raises ExportError where they stray.
+    """
+    try:
+        found = together.agreement(trained, Bundle(folder, manifest, sha256=""), samples)
+    except UnfitError:
+        log.warning("end to end: not compared, as the parts do not run on this machine")
+        return None
+    log.info(
+        "end to end: logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
+        found.max_abs_error,
+        found.min_cosine,
+        100 * found.argmax_agreement,
+        found.items,
+    )
+    together.demand(manifest, found)
+    return found
+
+
 def _copied(licences: Sequence[Path], folder: Path) -> list[str]:
     names = [f"{LICENCES}/{licence.name}" for licence in licences]
     if names:
@@ -168,6 +201,7 @@ def _manifest(trained: Trained, parts: Parts) -> Manifest:
     about = trained.checkpoints
     specifications = trained.specifications
     return Manifest(
+        schema_version=SCHEMA,
         name=about["text"].config,
         labels=trained.labels,
         parts=parts,
@@ -199,5 +233,7 @@ def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _may_replace(output: Path) -> bool:
-    return output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
+def _files(folder: Path) -> set[str]:
+    """The files of the bundle there. Raises BundleError where its manifest is none of ours."""
+    manifest, _ = parsed_manifest(folder)
+    return {MANIFEST, *(document.file for _, document in manifest.files())}

@@ -70,7 +70,8 @@ def fastest(plan: Plan, groups: Sequence[Sequence[Way]], folder: Path) -> Part:
                 try:
                     good[place] = way.export(plan, place)
                 except StrayError as stray:
-                    log.warning("%s in %s on %s strays too far and is not taken", plan.name, way.precision, way.backend)
+                    how = "strays too far" if stray.parity else "gives NaN or infinity"
+                    log.warning("%s in %s on %s %s and is not taken", plan.name, way.precision, way.backend, how)
                     strayed.append(Trial(backend=way.backend, precision=way.precision, parity=stray.parity))
             if good:
                 return _taken(plan, good, strayed, folder)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -36,6 +36,16 @@ _TARGETS_OF_FLAG = {
     "hardware": ("tensorrt",),
     "strip_weights": _ENGINES,
 }
+# What only the export of a run reads, with its usual value.
+_OF_A_RUN: Mapping[str, object] = {
+    "corpora": Path("corpora"),
+    "precision": "",
+    "samples": COUNT,
+    "licences": None,
+    "face_detector": SOURCE,
+}
+SAMPLES_MIN = 2  # a module is traced with several items, else the batch is taken for a constant
+WORKSPACE_MB_MAX = 1 << 20  # a terabyte, more than any GPU has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +89,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _write_repository(options: argparse.Namespace) -> None:
     _refuse_flags_of_other_targets(options)
-    if options.precision:
-        raise ExportError(f"--precision is for the export of a run, not for --target {TRITON}; leave it out.")
+    for flag, usual in _OF_A_RUN.items():
+        if getattr(options, flag) != usual:
+            raise ExportError(
+                f"--{flag.replace('_', '-')} is for the export of a run, not for --target {TRITON}; leave it out."
+            )
     found = open_bundle(options.source)
     triton.export(found, options.output)
     log.info("model repository of %s written to %s; docs/triton.md says how it is served", found.folder, options.output)
@@ -113,12 +126,14 @@ def precisions(text: str) -> dict[PartName, Wish]:
 def target(options: argparse.Namespace) -> Literal["onnx", "openvino"] | Options:
     """The target, with how engines are to be built. Raises ExportError for what the target does not have."""
     _refuse_flags_of_other_targets(options)
-    if options.samples < 1:
-        raise ExportError(f"--samples cannot be {options.samples}; give at least 1, or leave it out.")
+    if options.samples < SAMPLES_MIN:
+        raise ExportError(f"--samples cannot be {options.samples}; give at least {SAMPLES_MIN}, or leave it out.")
     if options.target in ("onnx", "openvino"):
         return cast(Literal["onnx", "openvino"], options.target)
-    if options.workspace_mb is not None and options.workspace_mb < 1:
-        raise ExportError(f"--workspace-mb cannot be {options.workspace_mb} MB; give at least 1, or leave it out.")
+    if options.workspace_mb is not None and not 1 <= options.workspace_mb <= WORKSPACE_MB_MAX:
+        raise ExportError(
+            f"--workspace-mb cannot be {options.workspace_mb} MB; give 1 to {WORKSPACE_MB_MAX}, or leave it out."
+        )
     return Options(
         options.target,
         compute_capabilities=tuple(filter(None, options.compute_capability.split(","))),
@@ -173,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpora",
         type=Path,
-        default=Path("corpora"),
+        default=_OF_A_RUN["corpora"],
         metavar="DIR",
         help="folder with meld/, ravdess/ and fer2013/: the export is compared on them (default: %(default)s)",
     )

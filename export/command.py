@@ -1,5 +1,6 @@
 """`telme-export` as it is installed: says what is missing where the `export` extra is not."""
 
+import signal
 import sys
 
 
@@ -13,4 +14,5 @@ def main() -> int:
     except ModuleNotFoundError as missing:
         sys.stderr.write(f'telme-export needs {missing.name}: run `pip install "telme-live[export]"`.\n')
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written is removed
     return cli.main()

@@ -8,10 +8,9 @@ from time import perf_counter
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export import signatures
 from export.errors import ExportError
 from export.material import Material, decode
-from export.torch_model import TorchModel
+from export.together import models
 from export.trained import Trained
 from telme.bundle import Bundle
 from telme.features.text import Prompter, Turn
@@ -26,14 +25,7 @@ def eager(trained: Trained, bundle: Bundle, threads: int) -> Recognizer:
             f"The run is of {trained.checkpoints['text'].config} and the bundle of {bundle.manifest.training.config}; "
             "give the run folder that the bundle was exported from."
         )
-    specifications = trained.specifications
-    models = {
-        "text": TorchModel(trained.text, signatures.text(specifications.text, trained.text.dimensions)),
-        "audio": TorchModel(trained.audio, signatures.audio(specifications.audio, trained.audio.dimensions)),
-        "visual": TorchModel(trained.visual, signatures.visual(specifications.visual, trained.visual.dimensions)),
-        "fusion": TorchModel(trained.fusion, signatures.fusion(trained.fusion.dimensions)),
-    }
-    return Recognizer.of(bundle, models, threads)
+    return Recognizer.of(bundle, models(trained), threads)
 
 
 class AuthorsStyle:

@@ -10,9 +10,9 @@ class ExportError(Exception):
 class StrayError(ExportError):
     """A part that was made, but strays from the trained one.
 
-    parity: how far.
+    parity: how far; None where it answers with numbers that are not finite.
     """
 
-    def __init__(self, message: str, parity: Parity) -> None:
+    def __init__(self, message: str, parity: Parity | None = None) -> None:
         super().__init__(message)
         self.parity = parity

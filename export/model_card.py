@@ -93,6 +93,7 @@ def write(manifest: Manifest) -> str:
                 _parts(manifest),
             ),
             "",
+            *_together(manifest),
             LIMITS,
         ]
     )
@@ -126,6 +127,16 @@ def _parts(manifest: Manifest) -> Iterable[Sequence[str]]:
             )
         )
         yield name, ", ".join(part.corpora), part.precision, f"{part.bytes / 1e6:.2f}", *agreement
+
+
+def _together(manifest: Manifest) -> Iterable[str]:
+    found = manifest.end_to_end
+    if found is not None:
+        yield (
+            f"All parts together, from {found.items} real inputs to scores: largest error {found.max_abs_error:.2g}, "
+            f"smallest cosine {found.min_cosine:.5f}, same emotion {found.argmax_agreement:.1%}."
+        )
+        yield ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

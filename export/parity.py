@@ -1,11 +1,12 @@
 """Whether an exported part says what the PyTorch module says."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from export.errors import StrayError
+from export.errors import ExportError, StrayError
 from telme.bundle import Parity, Precision
 from telme.runtime.model import Float32
 
@@ -37,8 +38,23 @@ class Answer:
     logits: Float32
 
 
+def demand_sound(part: str, trained: Sequence[Answer]) -> None:
+    """Raises ExportError where the trained part itself answers with NaN or infinity: nothing can agree with that."""
+    if not _finite(trained):
+        raise ExportError(f"The trained {part} part gives NaN or infinity for real inputs; train it again.")
+
+
+def demand_finite(part: str, precision: Precision, exported: Sequence[Answer]) -> None:
+    """Raises StrayError where an exported part answers with NaN or infinity, which half precision overflows to."""
+    if not _finite(exported):
+        raise StrayError(
+            f"The {part} part in {precision} gives NaN or infinity where the trained one does not: they are beyond "
+            f"that precision; choose another --precision for {part}, such as {part}=fp32."
+        )
+
+
 def compare(reference: Sequence[Answer], exported: Sequence[Answer]) -> Parity:
-    """Errors are of logits, over all items and classes; the cosine is of vectors."""
+    """Errors are of logits, over all items and classes; the cosine is of vectors. All answers are finite."""
     wanted, found = np.stack([a.logits for a in reference]), np.stack([a.logits for a in exported])
     errors = np.abs(wanted - found)
     cosines = [_cosine(a.vector, b.vector) for a, b in zip(reference, exported, strict=True)]
@@ -63,6 +79,13 @@ def demand(part: str, precision: Precision, parity: Parity) -> None:
         )
 
 
+def _finite(answers: Sequence[Answer]) -> bool:
+    return all(np.isfinite(answer.vector).all() and np.isfinite(answer.logits).all() for answer in answers)
+
+
 def _cosine(a: Float32, b: Float32) -> float:
-    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return min(1.0, float(a.astype(np.float64) @ b) / max(lengths, 1e-12))
+    """-1, as of opposite vectors, where it is not a number."""
+    one, other = a.astype(np.float64), b.astype(np.float64)  # squares of float32 may be beyond it
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    cosine = float(one @ other) / max(lengths, 1e-12)
+    return -1.0 if math.isnan(cosine) else min(1.0, cosine)

@@ -90,8 +90,10 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
 
 
 def compared(plan: Plan, model: Model, part: Part) -> Parity:
-    """How well `model` answers as the module does."""
-    agreement = parity.compare(plan.trained_answers, plan.ask(model, batch_max(part)))
+    """How well `model` answers as the module does. Raises StrayError where its answers are not finite."""
+    answers = plan.ask(model, batch_max(part))
+    parity.demand_finite(plan.name, part.precision, answers)
+    agreement = parity.compare(plan.trained_answers, answers)
     log.info(
         "%s in %s on %s: %.2f MB, logits within %.2g, cosine at least %.5f, same emotion on %.1f %% of %d items",
         plan.name,

@@ -5,6 +5,8 @@ from export.errors import ExportError
 from telme.bundle import MANIFEST, Bundle
 from telme.hub import HubAddress, explained
 
+PAGE = "README.md"  # the name that the hub shows
+
 
 def push(bundle: Bundle, address: HubAddress, *, private: bool = False, message: str | None = None) -> HubAddress:
     """Make the repository if need be, and put a verified bundle into its main branch.
@@ -12,10 +14,19 @@ def push(bundle: Bundle, address: HubAddress, *, private: bool = False, message:
     private: only for whom its owner lets in; a repository that is public already is refused.
     message: of the commit.
     Returns where exactly the bundle lies: its commit and hash.
-    Raises ExportError for an address that cannot be written to, BundleError when the hub does not take it.
+    Raises ExportError for an address that cannot be written to and a bundle with files named as the pages that are made
+    here, BundleError when the hub does not take it.
     """
     if address.revision or address.sha256:
         raise ExportError(f"A bundle is pushed to the main branch: write {HubAddress(address.repo)}.")
+    manifest = bundle.manifest
+    files = {MANIFEST, *(document.file for _, document in manifest.files())}
+    pages = {PAGE: hub_card.write(manifest), hub_card.LICENCE: hub_card.licence(manifest)}
+    if taken := sorted(files & pages.keys()):
+        raise ExportError(
+            f"{bundle.folder} has a file {taken[0]} of its own, in the place of the page that push makes; "
+            "export it again with that file under another name."
+        )
     with explained(address, "pushed to"):
         from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -26,9 +37,6 @@ def push(bundle: Bundle, address: HubAddress, *, private: bool = False, message:
         raise ExportError(
             f"{address.repo} is a public repository; make it private on its page, or choose another name."
         )
-    manifest = bundle.manifest
-    files = {MANIFEST, *(document.file for _, document in manifest.files())}
-    pages = {"README.md": hub_card.write(manifest), hub_card.LICENCE: hub_card.licence(manifest)}
     with explained(address, "pushed to"):
         commit = api.create_commit(
             address.repo,

@@ -1,6 +1,7 @@
 """Resemblyzer's speaker encoder -> the folder that telme.runtime.voiceprint runs."""
 
 import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from pydantic import ValidationError
 from torch import nn
 
+from export.aside import aside, is_empty
 from export.errors import ExportError
 from export.onnx import Signature, check
 from export.precision import convert
-from telme.bundle import MANIFEST, Part, Precision, Tensor, sha256_of
+from telme.bundle import MANIFEST, BundleError, Part, Precision, Tensor, read_manifest, sha256_of
 from telme.models.sources import SourceError, locate
 from telme.voice import VoiceManifest, VoiceSpec
 
@@ -49,18 +52,38 @@ class SpeakerEncoder(nn.Module):
 
 
 def export(source: str, output: Path, precision: Precision = PRECISION) -> VoiceManifest:
-    """Write the encoder and its manifest to `output`, whose other files stay as they are.
+    """Write the encoder and its manifest; where `output` holds an earlier one, its other files stay as they are.
 
     source: Resemblyzer's `pretrained.pt`, as telme.models.sources.locate takes it.
-    Raises ExportError when it is not that.
+    Raises ExportError when it is not that, when `output` holds anything else, and when it cannot be written.
     """
     path, encoder = read(source)
-    output.mkdir(parents=True, exist_ok=True)
-    model = output / FILE
-    onnx.save(convert(to_onnx(encoder), precision), model)
-    manifest = VoiceManifest(
+    _demand_place(output)
+    with aside(output, "the speaker encoder") as folder:
+        if output.exists():
+            shutil.copytree(output, folder, dirs_exist_ok=True)
+        model = folder / FILE
+        onnx.save(convert(to_onnx(encoder), precision), model)
+        manifest = _manifest(path, model, precision)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _demand_place(output: Path) -> None:
+    if not output.exists() or is_empty(output):
+        return
+    try:
+        VoiceManifest.model_validate_json(read_manifest(output))
+    except (BundleError, ValidationError) as error:
+        raise ExportError(
+            f"{output} exists and holds no speaker encoder; choose another --output, or remove it."
+        ) from error
+
+
+def _manifest(source: Path, model: Path, precision: Precision) -> VoiceManifest:
+    return VoiceManifest(
         source="Resemblyzer 0.1.4, pretrained.pt",
-        source_sha256=sha256_of(path),
+        source_sha256=sha256_of(source),
         licence="Apache-2.0",
         encoder=Part(
             file=FILE,
@@ -72,8 +95,6 @@ def export(source: str, output: Path, precision: Precision = PRECISION) -> Voice
         ),
         voice=SPEC,
     )
-    (output / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return manifest
 
 
 def read(source: str) -> tuple[Path, SpeakerEncoder]:

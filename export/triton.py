@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import triton_config
-from export.aside import aside
+from export.aside import aside, is_empty
 from export.errors import ExportError
 from telme.bundle import MANIFEST, Bundle, Part, offline_complaint
+from telme.runtime import inputs
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CONFIG = "config.pbtxt"
+DATA = "bundle"  # a folder of this name is none that Triton reads: those of versions are numbers
 MODEL = Path(__file__).with_name("triton_model.py")
 PARTS = ("text", "audio", "visual", "fusion")  # faces are found, and words cut into tokens, where the client is
 
@@ -24,16 +26,18 @@ PARTS = ("text", "audio", "visual", "fusion")  # faces are found, and words cut 
 def export(bundle: Bundle, output: Path) -> None:
     """Write the repository into a new or empty folder, whole or not at all.
 
-    Raises ExportError for a bundle that Triton cannot run, and when it cannot be written.
+    Raises ExportError for a bundle that Triton cannot run, and when it cannot be written; BundleError for one whose
+    parts do not fit its specifications.
     """
     _demand_schema()
+    inputs.demand(bundle)
     manifest = bundle.manifest
     parts: dict[str, Part] = dict(manifest.parts.named())
     for name, part in parts.items():
         _demand_runnable(bundle, name, part)
     if complaint := offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
         raise ExportError(complaint)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and not is_empty(output):
         raise ExportError(f"{output} exists; choose another --output, or remove it.")
     with aside(output, "the model repository") as repository:
         for name in PARTS:
@@ -43,10 +47,12 @@ def export(bundle: Bundle, output: Path) -> None:
         _write_model(repository, asked, MODEL)
         folder = repository / asked.name
         (folder / triton_config.LABELS).write_text("\n".join(manifest.labels) + "\n", encoding="utf-8")
-        # What a client makes its inputs by, and what the weights may be used for.
+        # What a client makes its inputs by, and what the weights may be used for. The bundle chooses the names of these
+        # files, so they lie where Triton reads none: a bundle is data, and must not bring code or a configuration.
         for file in (MANIFEST, manifest.text.tokenizer, *(document.file for document in manifest.documents)):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.folder / file, folder / file)
+            copy = folder / DATA / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.folder / file, copy)
 
 
 def _write_model(repository: Path, config: "ModelConfig", file: Path) -> None:

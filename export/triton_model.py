@@ -60,19 +60,21 @@ class TritonPythonModel:
     async def _answer(self, request: Any) -> dict[str, Array]:
         modalities = self._rules["modalities"]
         inputs = {modality: self._inputs(request, modality) for modality in modalities}
-        count = max((len(value) for given in inputs.values() for value in given.values()), default=0)
+        confidence = pb_utils.get_input_tensor_by_name(request, "text_confidence")
+        count = _rows([*(value for given in inputs.values() for value in given.values())], confidence)
         found = await asyncio.gather(*(self._encode(modality, inputs[modality], count) for modality in modalities))
         encoded = dict(zip(modalities, found, strict=True))
         nothing = ~np.any([one.present for one in found], axis=0)
         if count == 0 or nothing.any():
             raise RequestError("text, audio and frames are all missing: there is nothing to recognise")
-        confidence = pb_utils.get_input_tensor_by_name(request, "text_confidence")
         beta = self._beta(np.full(count, np.nan) if confidence is None else confidence.as_numpy()[:, 0])
         log_scores = self._averaged(encoded)
         said = encoded["text"].present
         if said.any():
             log_scores[said] = await self._fused(encoded, beta, said)
         scores = np.exp(log_scores)
+        if not np.isfinite(scores).all():
+            raise RequestError("the parts give scores that are not finite (NaN or infinity) for these inputs")
         return {
             "scores": scores,
             "valence_arousal": scores @ np.array(self._rules["valence_arousal"]),
@@ -87,6 +89,9 @@ class TritonPythonModel:
         if given and len(given) < len(names):
             absent = ", ".join(f"{modality}_{name}" for name in names if name not in given)
             raise RequestError(f"{absent} is missing: give all inputs of {modality}, or none")
+        for name, value in given.items():
+            if not np.isfinite(value).all():
+                raise RequestError(f"{modality}_{name} holds values that are not finite (NaN or infinity)")
         return given
 
     async def _encode(self, modality: str, inputs: dict[str, Array], count: int) -> Encoded:
@@ -125,6 +130,14 @@ class TritonPythonModel:
             return np.full(len(confidence), sure)
         doubt = np.clip((unsure["high"] - confidence) / (unsure["high"] - unsure["low"]), 0.0, 1.0)
         return np.asarray(sure + (unsure["beta"] - sure) * np.nan_to_num(doubt, nan=0.0))
+
+
+def _rows(inputs: list[Array], confidence: Any) -> int:
+    """How many utterances the inputs are of. Raises RequestError where they disagree."""
+    counts = {len(value) for value in inputs}
+    if len(counts) > 1 or (counts and confidence is not None and len(confidence.as_numpy()) not in counts):
+        raise RequestError("the inputs are of different numbers of utterances: give each the same first dimension")
+    return max(counts, default=0)
 
 
 async def _run(model: str, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:

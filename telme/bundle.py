@@ -5,6 +5,8 @@ cannot disagree. Reading a bundle checks it; a bundle that does not fit is refus
 """
 
 import hashlib
+import math
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from telme.labels import IEMOCAP, MELD
 
 MANIFEST = "manifest.json"
+SCHEMA: Literal["telme.bundle/1"] = "telme.bundle/1"
 MANIFEST_BYTES_MAX = 1 << 20
 TOKENIZER_BYTES_MAX = 64 << 20  # ten times that of a multilingual model
 COMPACT = Path(__file__).parent / "weights" / "compact"
@@ -22,7 +25,11 @@ REMEDY = "copy the whole bundle again, or export it again with telme-export"
 
 Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
-FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]*$", description="relative to the bundle")]
+# No step of a path begins with a dot, so that none leads out of the folder, wherever the file is copied to.
+FileName = Annotated[
+    str,
+    Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$", description="relative to the bundle"),
+]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # How weights are stored and computed with. For ONNX Runtime fp16 and int8 are storage only: the arithmetic is float32.
 # int8-dynamic also multiplies in int8, with scales taken from each call's activations.
@@ -128,7 +135,8 @@ class VisualSpec(Spec):
     offline_rules = ("colours", "choice")
 
     kind: Literal["face_crops", "frames"] = Field(
-        description="face_crops: the largest face, cut out and scaled; frames: the whole picture, centre-cropped"
+        description="face_crops: one face of a picture, cut out and scaled: the largest, or in the live system the "
+        "speaking one; frames: the whole picture, centre-cropped"
     )
     size_px: int = Field(gt=0, le=2048, description="side of the square model input")
     channels: Literal[1, 3] = Field(description="1: grey, 3: colours")
@@ -136,7 +144,7 @@ class VisualSpec(Spec):
     rate_hz: float = Field(5.0, gt=0, le=120, description="how often a live stream's picture is looked at")
     margin: float = Field(0.0, ge=0, le=10, description="added around a face box, as a share of its side")
     mean: tuple[float, ...] = Field(description="per channel, of pixel values in [0, 1]")
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
     colours: Literal["rgb", "bgr"] = Field("rgb", description="order of three channels; bgr: the TelME authors'")
     choice: Literal["spread", "multiples"] = Field(
         "spread",
@@ -154,14 +162,19 @@ class Tensor(_Model):
     ranges: dict[str, tuple[int, int]] = Field(default_factory=dict, description="dimension -> (min, max)")
 
 
-class Parity(_Model):
-    """Agreement of an exported part with the PyTorch module, measured at export on real inputs."""
+class Agreement(_Model):
+    """Of what was exported with what was trained, measured at export on real inputs. Errors are of logits."""
 
     items: int = Field(ge=1)
     max_abs_error: float
     mean_abs_error: float
     min_cosine: float
     argmax_agreement: float = Field(ge=0, le=1)
+
+
+class Parity(Agreement):
+    """Agreement of an exported part with the PyTorch module."""
+
     computed_by: Backend = Field(
         "onnxruntime",
         description="what computed the answers; for an engine built without a GPU, ONNX Runtime with its roundings",
@@ -206,7 +219,7 @@ class Trial(_Model):
 
     backend: Backend
     precision: Precision
-    parity: Parity
+    parity: Parity | None = Field(None, description="null: it answered with numbers that are not finite")
     median_ms: float | None = Field(None, description="of one real input; null: it strayed too far to be timed")
 
 
@@ -286,7 +299,7 @@ class FusionSpec(Spec):
 
         confidence: of the recogniser in the words, in [0, 1]; None or NaN where it is unknown, which is no doubt.
         """
-        if self.unsure is None or confidence is None:
+        if self.unsure is None or confidence is None or math.isnan(confidence):
             return self.beta
         doubt = min(1.0, max(0.0, (self.unsure.high - confidence) / (self.unsure.high - self.unsure.low)))
         return self.beta + (self.unsure.beta - self.beta) * doubt
@@ -324,7 +337,7 @@ class Training(_Model):
 
 
 class Manifest(_Model):
-    schema_version: Literal["telme.bundle/1"] = "telme.bundle/1"
+    schema_version: Literal["telme.bundle/1"]
     name: str = Field(pattern="^[a-z0-9][a-z0-9._-]*$")
     labels: tuple[str, ...] = Field(min_length=2)
     parts: Parts
@@ -335,6 +348,11 @@ class Manifest(_Model):
     calibration: Calibration = Calibration()
     training: Training
     documents: tuple[Document, ...] = Field((), description="the model card and licences of converted weights")
+    end_to_end: Agreement | None = Field(
+        None,
+        description="of all parts together, from real inputs to scores, whose centred logarithms count as logits; "
+        "null: not measured, as of engines that were built without a GPU",
+    )
 
     def files(self) -> Iterator[tuple[str, Document]]:
         """Every file of the bundle but the manifest: what it is, and where it lies with which hash."""
@@ -345,6 +363,37 @@ class Manifest(_Model):
         yield "tokenizer", Document(file=self.text.tokenizer, sha256=self.text.tokenizer_sha256)
         for document in self.documents:
             yield "document", document
+
+    def target(self) -> str:
+        """What `telme-export --target` made the parts for."""
+        backends = {part.backend for _, part in self.parts.named()}
+        return next((name for name in (*get_args(Flavour), "openvino") if name in backends), "onnx")
+
+    def rebuild(self, output: Path | str, capability: str | None = None) -> str:
+        """The telme-export command that makes such a bundle again.
+
+        capability: compute capability that its engines are to run on as well.
+        """
+        target = self.target()
+        parts = {name: getattr(self.parts, name) for name in (*MODALITIES, "fusion")}
+        engine = next((part.engine for part in parts.values() if part.engine is not None), None)
+        precisions = ",".join(f"{name}={self._wish(part)}" for name, part in parts.items())
+        command = ["telme-export", f"runs/{self.training.config}", "--target", target, "--output", str(output)]
+        command += ["--corpora", "/path/to/corpora", "--precision", precisions]
+        if engine is not None and target == "tensorrt-rtx":
+            capabilities = {*engine.compute_capabilities, *([capability] if capability else [])}
+            command += ["--compute-capability", ",".join(sorted(capabilities, key=numbers))]
+        if engine is not None and target == "tensorrt":
+            command += [] if engine.hardware == "none" else ["--hardware", engine.hardware]
+            command += ["--version-compatible"] if engine.version_compatible else []
+        if engine is not None and engine.weights is not None:
+            command.append("--strip-weights")
+        return shlex.join(command)
+
+    def _wish(self, part: Part) -> str:
+        """What --precision said of a part. One for another backend than the target's was chosen by measurement."""
+        own = {"onnx": "onnxruntime"}.get(self.target(), self.target())
+        return part.precision if part.backend == own else "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -364,6 +413,11 @@ class Manifest(_Model):
         return self
 
 
+def numbers(dotted: str) -> tuple[int, ...]:
+    """Of a version or a compute capability, for comparing it."""
+    return tuple(int(digits) for digits in dotted.split("."))
+
+
 class Bundle:
     """A bundle directory whose manifest was read and whose files were verified.
 
@@ -377,15 +431,16 @@ class Bundle:
         self.address = address
 
     @classmethod
-    def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str = REMEDY) -> Self:
+    def open(cls, folder: Path | str, *, links_into: Path | None = None, remedy: str | None = None) -> Self:
         """Read and verify a bundle.
 
         links_into: where the bundle's files may be links to; else they must lie in the folder itself.
-        remedy: what to do about a damaged one.
+        remedy: what to do about a damaged one, where it is not to copy or to export it again.
         Raises BundleError when the folder, the manifest or a part is missing or damaged.
         """
         folder = Path(folder)
-        manifest, sha256 = parsed_manifest(folder, remedy)
+        manifest, sha256 = parsed_manifest(folder, remedy or REMEDY)
+        remedy = remedy or f"copy the whole bundle again, or export it again: `{manifest.rebuild(folder)}`"
         for what, document in manifest.files():
             limit = TOKENIZER_BYTES_MAX if document.file == manifest.text.tokenizer else None
             verify(folder, what, document.file, document.sha256, limit, links_into=links_into, remedy=remedy)
@@ -426,13 +481,14 @@ def read_manifest(folder: Path, remedy: str = REMEDY) -> bytes:
 
 
 def _complaint(path: Path, error: ValidationError, remedy: str) -> str:
-    first = error.errors()[0]
-    if first["loc"] == ("schema_version",):
-        expected = Manifest.model_fields["schema_version"].default
+    errors = error.errors()
+    wrong = [each for each in errors if each["loc"] == ("schema_version",) and each["type"] != "missing"]
+    if wrong:
         return (
-            f"{path} is written in {first['input']!r}, this version of TelME Live reads {expected!r}; "
+            f"{path} is written in {wrong[0]['input']!r}, this version of TelME Live reads {SCHEMA!r}; "
             "export the bundle again with telme-export."
         )
+    first = errors[0]
     where = ".".join(str(step) for step in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     return f"{path} is not a valid manifest: {where + ': ' if where else ''}{reason}; {remedy}."

@@ -14,7 +14,9 @@ from export import signatures
 from export.onnx import Signature
 from export.parity import Answer
 from export.part import PartName, Plan
+from export.samples import Samples
 from export.trained import Trained
+from telme.features.text import Turn
 from telme.runtime.model import Array, Model
 
 
@@ -67,6 +69,16 @@ def plans() -> MappingProxyType[PartName, Plan]:
                 },
             ),
         }
+    )
+
+
+def samples() -> Samples:
+    """Utterances that the parts together are asked about."""
+    random = np.random.default_rng(1)
+    return Samples(
+        [[Turn("a", "oh no, what is that?")]] * 4,
+        [random.standard_normal(16_000).astype(np.float32) / 10 for _ in range(4)],
+        [[random.integers(0, 255, (16, 16), np.uint8)] for _ in range(4)],
     )
 
 

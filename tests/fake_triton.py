@@ -82,7 +82,7 @@ class Server:
         self.asked: list[str] = []
         self.failing: str | None = None
         self.config = read_config(repository / name)
-        manifest = Manifest.model_validate_json((repository / name / "manifest.json").read_bytes())
+        manifest = Manifest.model_validate_json((repository / name / "bundle" / "manifest.json").read_bytes())
         self._precisions = {part: described.precision for part, described in manifest.parts.named()}
         patch.setitem(sys.modules, "triton_python_backend_utils", self._utilities())
         spec = importlib.util.spec_from_file_location(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,26 @@ def test_the_released_way_decodes_twice(
     assert decoded == [CLIP, CLIP]
 
 
+@pytest.mark.corpora
+def test_a_bundle_is_timed_with_as_many_frames_as_it_takes(small: Path, clip: Material) -> None:
+    recognizer = Recognizer.load(small)
+    sizes = [case.size for case in cases({"small": recognizer}, clip) if case.part in ("visual", "whole utterance")]
+    assert recognizer.bundle.manifest.visual.frames == 4
+    assert sizes[:2] == ["1 frame", "4 frames"]
+    assert sizes[2].endswith(", 4 frames")
+
+
+def test_a_clip_without_a_face_is_told(
+    monkeypatch: pytest.MonkeyPatch, clip: Material, caplog: pytest.LogCaptureFixture
+) -> None:
+    dark = replace(clip, pictures=[np.zeros_like(picture) for picture in clip.pictures])
+    monkeypatch.setattr(Material, "read", lambda *_: dark)
+    monkeypatch.setattr("export.benchmark.throughput", lambda *_: [])
+    monkeypatch.setattr("export.benchmark.measure", lambda *_: [])
+    assert main(["--repeats", "1", "--media", str(CLIP), "--json"]) == 0
+    assert "shows no face: the visual part is not timed" in caplog.text
+
+
 @given(tokens=st.integers(8, 64))
 def test_a_dialogue_fills_a_prompt_but_for_a_word(prompter: Prompter, tokens: int) -> None:
     assert tokens - 6 <= len(prompter.encode(dialogue(tokens, prompter))) <= tokens
@@ -142,7 +163,10 @@ def test_sound_is_as_long_as_asked_for(clip: Material) -> None:
 
 def test_what_cannot_be_timed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--against eager needs --run" in refused(capsys, "--against", "eager")
-    assert "Cannot read" in refused(capsys, "--media", tmp_path / "none.mp4")
+    assert "give one with speech and a face with --media" in refused(capsys, "--media", tmp_path / "none.mp4")
+    for flag in ("--repeats", "--threads"):
+        assert f"{flag} cannot be 0; give at least 1" in refused(capsys, flag, "0", "--media", CLIP)
+        assert f"{flag} cannot be -1; give at least 1" in refused(capsys, flag, "-1", "--media", CLIP)
     assert "is not a bundle" in refused(capsys, tmp_path, "--media", CLIP)
     assert "lacks sound or picture" in refused(capsys, "--media", CLIP.parent / "acted.flac")
 

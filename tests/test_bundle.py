@@ -128,8 +128,11 @@ def test_part_that_is_a_folder(folder: Path) -> None:
     assert "audio part" in refusal(folder)
 
 
-@pytest.mark.parametrize("file", ["/etc/hostname", "../text.onnx", "parts/../../text.onnx", "a\x00b", ""])
-def test_path_outside_the_folder(folder: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    "file",
+    ["/etc/hostname", "../text.onnx", "parts/../../text.onnx", "parts/../text.onnx", "./text.onnx", "a\x00b", ""],
+)
+def test_path_that_leaves_the_folder_or_could(folder: Path, file: str) -> None:
     change(folder, "parts.text.file", file)
     refusal(folder)
 
@@ -162,6 +165,7 @@ def test_unknown_key(folder: Path) -> None:
         ("fusion.unsure", {"beta": 0.5, "high": 1.1}),
         ("visual.kind", "face_crops"),
         ("visual.mean", [0.5, 0.5]),
+        ("visual.std", [0.0]),
         ("audio.sample_rate_hz", 44_100),
         ("text.max_tokens", 10.5),
     ],
@@ -209,6 +213,18 @@ def test_a_bundle_of_another_version_names_both(folder: Path) -> None:
     message = refusal(folder)
     assert "telme.bundle/2" in message
     assert "telme.bundle/1" in message
+
+
+def test_a_bundle_of_no_version_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["schema_version"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert "schema_version: Field required" in refusal(folder)
+
+
+def test_the_version_is_named_before_what_it_has_changed(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"new": 1, "schema_version": "telme.bundle/2"}')
+    assert "telme.bundle/2" in refusal(folder)
 
 
 def test_a_huge_manifest_is_not_read(folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import onnx
@@ -17,19 +20,23 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from export import bundle as exporter
-from export import parity, part
+from export import parity, part, together
+from export.aside import aside
+from export.choice import Way, fastest
 from export.cli import main
-from export.errors import ExportError
+from export.errors import ExportError, StrayError
 from export.parity import Answer
 from export.part import PartName
 from export.precision import quantized
 from export.samples import COUNT, Samples
 from export.torch_model import TorchModel
 from export.trained import Trained
-from telme.bundle import Bundle, Precision
+from telme.bundle import COMPACT, Bundle, Precision
 from telme.features.text import Turn
 from telme.runtime import backends
+from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.recognizer import Inputs, Recognizer
+from telme.voice import SPEAKER
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +52,7 @@ def exported(run: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory)
     licence.write_text("Do what you like.")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "demand", lambda *_: None)
+        patch.setattr(together, "demand", lambda *_: None)
         exporter.export(
             run,
             folder,
@@ -84,6 +92,44 @@ def test_the_bundle_says_how_far_it_strays(exported: Path) -> None:
         assert described.parity.items == COUNT
     assert manifest.parts.fusion.parity is not None
     assert manifest.parts.fusion.parity.max_abs_error < 1e-4
+    assert manifest.end_to_end is not None
+    assert manifest.end_to_end.items == COUNT
+    assert 0 < manifest.end_to_end.max_abs_error < 0.5
+    assert "All parts together, from 64 real inputs to scores" in (exported / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.corpora
+def test_parts_that_stray_only_together_are_refused(run: Path, exported: Path, samples: Samples) -> None:
+    bundle, trained = Bundle.open(exported), Trained.read(run)
+    assert together.agreement(trained, bundle, samples) == bundle.manifest.end_to_end
+    swapped = {**(parts := together.models(trained)), "fusion": Opposite(parts["fusion"])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "models", lambda _: swapped)
+        found = together.agreement(trained, bundle, samples)
+    with pytest.raises(ExportError, match="The parts together stray from the trained ones"):
+        together.demand(bundle.manifest, found)
+
+
+class Opposite:
+    """A fusion whose logits have the other sign."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self._model = model
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: -value for name, value in self._model.run(inputs).items()}
+
+
+def test_all_four_ways_of_being_there_are_compared_end_to_end() -> None:
+    turns, sound, picture = (
+        [[Turn("a", "x")]] * 5,
+        [np.zeros(16000, np.float32)] * 5,
+        [[np.zeros((4, 4), np.uint8)]] * 5,
+    )
+    items = together.utterances(Samples(turns, sound, picture))
+    missing = [(item.text is None, item.audio is None, item.frames is None) for item in items]
+    assert [sum(each) for each in missing] == [0, 1, 1, 1, 0]
+    assert [sum(each) for each in zip(*missing, strict=True)] == [1, 1, 1]
 
 
 @pytest.mark.corpora
@@ -140,13 +186,11 @@ def test_a_batch_answers_as_its_items_do_in_every_precision(exported: Path) -> N
 @pytest.mark.usefixtures("inputs_read_once")
 def test_a_bundle_is_replaced_by_a_new_one(run: Path, exported: Path, corpora: Path, tmp_path: Path) -> None:
     output = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    (output / "left-over").touch()
     fp32 = "text=fp32,audio=fp32,visual=fp32,fusion=fp32"
     assert main([str(run), "--output", str(output), "--corpora", str(corpora), "--precision", fp32]) == 0
     parts = Bundle.open(output).manifest.parts
     assert all(part.precision == "fp32" for _, part in parts.named())
     assert all(part.parity is not None and part.parity.max_abs_error < 1e-4 for _, part in parts.named())
-    assert not (output / "left-over").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -273,6 +317,70 @@ def test_output_that_is_something_else(run: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(COMPACT, tmp_path / "bundle"))
+
+
+def test_a_folder_that_merely_has_a_manifest_is_not_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "My web app", "start_url": "/"}')
+    (tmp_path / "thesis.txt").write_text("the only copy")
+    assert "exists and is no bundle" in refused(capsys, run, "--output", tmp_path)
+    assert "exists and is no bundle" in refused(capsys, run, "--output", shutil.copytree(SPEAKER, tmp_path / "voice"))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "runs/notes.txt"])
+def test_a_bundle_with_somebody_s_own_files_is_not_replaced(
+    run: Path, shipped: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shipped / name).parent.mkdir(exist_ok=True)
+    (shipped / name).write_text("mine")
+    assert f"holds {name}, which is no file of the bundle there" in refused(capsys, run, "--output", shipped)
+    assert (shipped / name).read_text() == "mine"
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(
+    run: Path, shipped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shipped / "licences")
+    for output in (".", ".."):
+        assert refused(capsys, run, "--output", output)
+    monkeypatch.chdir(shipped)
+    assert "you are in it" in refused(capsys, run, "--output", ".")
+    assert Bundle.open(shipped)
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path, dangling: bool) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    if not dangling:
+        real.mkdir()
+    with aside(link, "the bundle") as folder:
+        (folder / "new").touch()
+    assert link.is_symlink()
+    assert [path.name for path in real.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.corpora
+def test_a_command_that_is_told_to_end_leaves_nothing(run: Path, corpora: Path, tmp_path: Path) -> None:
+    program = "import sys; from export.command import main; sys.exit(main())"
+    arguments = [str(run), "--output", str(tmp_path / "bundle"), "--corpora", str(corpora)]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+    while not any(tmp_path.iterdir()):
+        assert process.poll() is None
+        sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "telme-export: interrupted; nothing was written."
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_output_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert "Cannot write the bundle" in refused(capsys, run, "--output", tmp_path / "file" / "bundle")
@@ -283,6 +391,20 @@ def test_unknown_precision(run: Path, text: str, tmp_path: Path, capsys: pytest.
     message = refused(capsys, run, "--output", tmp_path / "bundle", "--precision", text)
     assert "--precision cannot be" in message
     assert "int8-dynamic" in message
+
+
+@pytest.mark.parametrize("samples", ["1", "0", "-3"])
+def test_too_few_samples(run: Path, samples: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, run, "--output", tmp_path / "bundle", "--samples", samples)
+    assert f"--samples cannot be {samples}; give at least 2" in message
+
+
+@pytest.mark.parametrize("megabytes", ["0", "1048577", "99999999999999999999"])
+def test_a_workspace_that_no_gpu_has(
+    run: Path, megabytes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--target", "tensorrt", "--workspace-mb", megabytes)
+    assert "give 1 to 1048576" in refused(capsys, run, "--output", tmp_path / "bundle", *flags)
 
 
 def test_licences_that_are_not_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +418,54 @@ def test_demands(precision: Precision) -> None:
     others = [said[0], said[1], said[3], said[2]]
     with pytest.raises(ExportError, match=r"50.0% of 4 items"):
         parity.demand("text", precision, parity.compare(said, others))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_never_agree(bad: float) -> None:
+    good, broken = np.ones(4, np.float32), np.array([1, bad, 1, 1], np.float32)
+    with pytest.raises(ExportError, match="The trained text part gives NaN or infinity"):
+        parity.demand_sound("text", [Answer(good, good), Answer(good, broken)])
+    with pytest.raises(StrayError, match="text part in fp16 gives NaN or infinity") as stray:
+        parity.demand_finite("text", "fp16", [Answer(broken, good)])
+    assert stray.value.parity is None
+    with np.errstate(invalid="ignore"):
+        assert parity.compare([Answer(good, good)], [Answer(broken, good)]).min_cosine == -1.0
+
+
+def test_the_cosine_of_large_vectors_is_one() -> None:
+    large = np.full(4, 1e30, np.float32)
+    assert parity.compare([Answer(large, large)], [Answer(large, large)]).min_cosine == pytest.approx(1.0)
+
+
+@pytest.mark.corpora
+@pytest.mark.usefixtures("inputs_read_once")
+def test_a_trained_part_that_gives_nan_is_named(
+    broken: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = broken / "visual" / "model.safetensors"
+    weights = load_file(path)
+    weights["vector.weight"][0, 0] = np.nan
+    save_file(weights, path)
+    message = refused(capsys, broken, "--output", tmp_path / "bundle", "--corpora", corpora)
+    assert "The trained visual part gives NaN or infinity" in message
+
+
+def test_a_way_that_overflows_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plans()["visual"]
+    overflowing, exact = Way("onnxruntime", "fp16"), Way("onnxruntime", "fp32")
+    run = OnnxModel.run
+
+    def computed(self: OnnxModel, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = run(self, inputs)
+        return {name: value * np.nan for name, value in found.items()} if not tried.count("fp32") else found
+
+    tried: list[Precision] = []
+    export = Way.export
+    monkeypatch.setattr(Way, "export", lambda self, *given: (tried.append(self.precision), export(self, *given))[1])
+    monkeypatch.setattr(OnnxModel, "run", computed)
+    made = fastest(plan, [[overflowing, exact]], tmp_path)
+    assert made.precision == "fp32"
+    assert [(trial.precision, trial.parity is None) for trial in made.trials] == [("fp32", False), ("fp16", True)]
 
 
 @pytest.mark.parametrize("precision", ["int8-static", "int8-dynamic"])

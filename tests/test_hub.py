@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_gpu
 import fake_hub
 import huggingface_hub.constants
 import pytest
@@ -20,7 +21,7 @@ from streams import ACTED, ASR, command, environment
 from export.errors import ExportError
 from export.push import push
 from export.push_cli import main
-from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, sha256_of
+from telme.bundle import COMPACT, MANIFEST, Bundle, BundleError, Engine, UnfitError, sha256_of
 from telme.features.text import Turn
 from telme.hub import HubAddress, open_bundle
 from telme.runtime import fit
@@ -94,10 +95,22 @@ def test_a_bundle_is_pulled_by_name(hub: Hub, pushed: Repository) -> None:
     assert not any("optimizer.pt" in asked for asked in hub.asked)
 
 
-def test_engines_from_a_hub_are_rebuilt_beside_the_cache(pushed: Repository) -> None:
+def test_engines_from_a_hub_are_rebuilt_beside_the_cache(pushed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(NAME)
     assert bundle.address == NAME
-    assert "--output bundles/compact`" in fit.rebuild(bundle, "tensorrt")
+    parts = bundle.manifest.parts
+    engine = Engine(
+        version="1.0",
+        gpu=None,
+        compute_capabilities=("8.9",),
+        profiles=({},),
+        onnx_sha256=bundle.manifest.parts.text.sha256,
+    )
+    text = parts.text.model_copy(update={"backend": "tensorrt-rtx", "engine": engine})
+    manifest = bundle.manifest.model_copy(update={"parts": parts.model_copy(update={"text": text})})
+    fake_gpu.install(monkeypatch)
+    with pytest.raises(UnfitError, match=" --output bundles/compact "):
+        fit.demand(Bundle(bundle.folder, manifest, bundle.sha256, bundle.address))
 
 
 def test_what_is_cached_is_not_fetched_again(hub: Hub, pushed: Repository) -> None:
@@ -182,7 +195,7 @@ def test_a_file_that_the_repository_lacks(pushed: Repository, small: Path) -> No
 def test_a_file_outside_the_bundle(pushed: Repository, small: Path) -> None:
     manifest = (small / MANIFEST).read_text().replace('"tokenizer.json"', '"a/../../../tokenizer.json"')
     pushed.commit({MANIFEST: manifest.encode()})
-    assert "cannot be pulled from" in refused(NAME)
+    assert "is not a valid manifest: text.tokenizer" in refused(NAME)
 
 
 def test_one_changed_byte_on_the_hub(pushed: Repository, small: Path) -> None:
@@ -304,6 +317,23 @@ def test_pushing_needs_a_token(hub: Hub, small: Path, capsys: pytest.CaptureFixt
 def test_a_bundle_is_pushed_to_the_main_branch(small: Path) -> None:
     with pytest.raises(ExportError, match="write hf://anna/compact"):
         push(Bundle.open(small), HubAddress.parse(f"{NAME}@v1"))
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize("file", ["README.md", "LICENSE.md", "a/../MODEL_CARD.md"])
+def test_a_document_under_the_name_of_a_page_is_refused_before_anything_is_made(
+    hub: Hub, small: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(small, tmp_path / "bundle"))
+    (folder / "a").mkdir()
+    (folder / file).write_text("mine")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["documents"] = [{"file": file, "sha256": sha256_of(folder / file)}]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert main([str(folder), NAME]) == 2
+    message = capsys.readouterr().err
+    assert "under another name" in message or "is not a valid manifest" in message
+    assert hub.repositories == {}
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import small_run
-from engine_plans import plans
+from engine_plans import plans, samples
 from packages import required
 
 from export import bundle as exporter
-from export import parity
+from export import parity, together
 from export.cli import main
 from export.samples import Samples
 
@@ -37,9 +37,10 @@ def test_the_speech_model_keeps_nothing_of_a_length() -> None:
 
 def test_openvino_keeps_little_of_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     required("openvino", "openvino")
-    monkeypatch.setattr(Samples, "read", lambda *_: None)
+    monkeypatch.setattr(Samples, "read", lambda *_: samples())
     monkeypatch.setattr(exporter, "plans", lambda *_: plans().values())
     monkeypatch.setattr(parity, "demand", lambda *_: None)
+    monkeypatch.setattr(together, "demand", lambda *_: None)
     run, bundle = small_run.write(tmp_path / "run"), tmp_path / "bundle"
     assert main([str(run), "--output", str(bundle), "--target", "openvino", "--precision", "audio=bf16"]) == 0
     few, many = (growth("--bundle", str(bundle), lengths=lengths)["used_mb"] for lengths in (300, 600))

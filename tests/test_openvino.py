@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_run
-from engine_plans import plans
+from engine_plans import plans, samples
 from packages import required
 
 from export import bundle as exporter
-from export import choice, openvino_part, parity
+from export import choice, openvino_part, parity, together
 from export.choice import EXACT_WAYS, ONNX_WAYS, OPENVINO_WAYS, Way
 from export.cli import main
 from export.errors import ExportError
@@ -48,9 +48,10 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written by the command, spared the corpora: it compares on random inputs."""
     folder = tmp_path_factory.mktemp("bundles") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Samples, "read", lambda *_: None)
+        patch.setattr(Samples, "read", lambda *_: samples())
         patch.setattr(exporter, "plans", lambda *_: plans().values())
         patch.setattr(parity, "demand", lambda *_: None)
+        patch.setattr(together, "demand", lambda *_: None)
         chosen = "text=int8-static,audio=int8,visual=bf16"
         assert main([str(run), "--output", str(folder), "--target", "openvino", "--precision", chosen]) == 0
     return folder

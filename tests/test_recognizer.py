@@ -1,8 +1,9 @@
 """The bundle that ships, on real speech, real faces and made-up dialogue."""
 
+import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from utterances import BAD_NEWS, GOOD_NEWS
 
 from telme import bundle as bundles
-from telme.bundle import Bundle, BundleError, UnsureText
+from telme.bundle import Bundle, BundleError, UnsureText, sha256_of
 from telme.features.text import Turn
 from telme.labels import MELD
 from telme.runtime.encoders import Encoded, Frame
@@ -205,6 +206,36 @@ def test_audio_of_another_form(recognizer: Recognizer, audio: npt.NDArray[np.flo
         recognizer.recognize(audio=audio)
 
 
+@pytest.mark.parametrize(
+    ("item", "kind", "said"),
+    [
+        (Inputs(text="I got the job"), TypeError, "sequence of telme.features.text.Turn"),  # type: ignore[arg-type]
+        (Inputs(text=[("a", "hi")]), TypeError, "sequence of telme.features.text.Turn"),  # type: ignore[list-item]
+        (Inputs(text=[Turn("a", None)]), TypeError, "and a str"),  # type: ignore[arg-type]
+        (Inputs(audio=[0.0] * 16_000), TypeError, "must be an array of samples, not list"),  # type: ignore[arg-type]
+        (Inputs(audio=np.full(16_000, 1e20, np.float32)), ValueError, r"reaches 1e\+20 where full scale is 1"),
+        (Inputs(audio=np.full(16_000, 1e300)), ValueError, "where full scale is 1"),  # type: ignore[arg-type]
+        (Inputs(audio=np.full(16_000, np.nan, np.float32)), ValueError, "not finite"),
+        (Inputs(frames=[np.zeros((7, 7), np.uint8)]), ValueError, r"uint8 of shape \(48, 48\)"),
+        (Inputs(frames=[np.zeros((48, 48, 3), np.uint8)]), ValueError, r"not uint8 of shape \(48, 48, 3\)"),
+        (Inputs(frames=[np.full((48, 48), np.nan)]), ValueError, "not float64"),  # type: ignore[list-item]
+        (Inputs(frames=[None]), TypeError, "not NoneType"),  # type: ignore[list-item]
+    ],
+)
+def test_what_is_no_input_is_refused_with_a_sentence(
+    recognizer: Recognizer, item: Inputs, kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        recognize(recognizer, item)
+
+
+def test_a_part_that_gives_nan_is_never_an_answer(recognizer: Recognizer) -> None:
+    encoded = recognizer.encode_text(GOOD_NEWS)
+    assert encoded is not None
+    with pytest.raises(BundleError, match="scores that are not finite"):
+        recognizer.fuse(audio=replace(encoded, logits=encoded.logits * np.nan))
+
+
 def test_silence_and_endless_speech_are_recognised(recognizer: Recognizer, speech: npt.NDArray[np.float32]) -> None:
     assert recognizer.recognize(audio=np.zeros(16_000, np.float32)).modalities == {"audio"}
     assert recognizer.recognize(audio=np.tile(speech, 10)).modalities == {"audio"}
@@ -277,6 +308,48 @@ def test_a_part_that_is_no_model(copy: Path) -> None:
     (copy / "text.onnx").write_bytes(b"not a model")
     with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
         Recognizer.load(bundle)
+
+
+def _tensor(manifest: dict[str, Any], part: str, name: str) -> dict[str, Any]:
+    tensors = manifest["parts"][part]["inputs"] + manifest["parts"][part]["outputs"]
+    return next(tensor for tensor in tensors if tensor["name"] == name)
+
+
+MISMATCHES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    ("features as float32 .*80.* need .*128", lambda m: m["audio"].update(mel_bins=128)),
+    (r"features as .* need float32 \(batch 1 to 32, steps", lambda m: m["audio"].update(kind="waveform")),
+    ("steps 10 to 1000.* need .*steps 10 to 2000", lambda m: m["audio"].update(max_s=20.0)),
+    ("frames .*48, 48.* need .*32, 32", lambda m: m["visual"].update(size_px=32)),
+    ("need .*frames 1 to 1000", lambda m: m["visual"].update(frames=1000)),
+    ("need .*tokens 1 to 8192", lambda m: m["text"].update(max_tokens=8192)),
+    ("text_vector .*255.* need .*256", lambda m: _tensor(m, "fusion", "text_vector").update(shape=["batch", 255])),
+    ("audio_vector .*x without range", lambda m: _tensor(m, "fusion", "audio_vector").update(shape=["batch", "x"])),
+    ("no vector of a fixed length", lambda m: _tensor(m, "audio", "vector").update(shape=["batch", "x"])),
+    ("batch without range", lambda m: _tensor(m, "text", "input_ids").update(ranges={})),
+    ("has no tensors where", lambda m: m["parts"]["visual"].update(inputs=[])),
+]
+
+
+@pytest.mark.parametrize(("said", "change"), MISMATCHES, ids=[said for said, _ in MISMATCHES])
+def test_parts_that_do_not_take_what_the_specifications_make(
+    copy: Path, said: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=said) as refusal:
+        Recognizer.load(copy)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["{}", "hello"])
+def test_a_tokenizer_that_is_none(copy: Path, content: str) -> None:
+    (copy / "tokenizer.json").write_text(content)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["text"]["tokenizer_sha256"] = sha256_of(copy / "tokenizer.json")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="is no tokenizer"):
+        Recognizer.load(copy)
 
 
 def test_a_part_that_is_another_model(copy: Path) -> None:

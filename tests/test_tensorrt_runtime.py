@@ -4,6 +4,7 @@ What only a GPU can show, nothing here shows: docs/tensorrt.md says what that is
 """
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from streamer.settings import Recognition
 from telme.bundle import COMPACT, Bundle, BundleError, Engine, Part, ShapeRange, Tensor, UnfitError, sha256_of
 from telme.features.text import Turn
 from telme.runtime import fit
-from telme.runtime.gpu import Gpu
+from telme.runtime.gpu import Gpu, device
 from telme.runtime.recognizer import Inputs, Recognizer
 from telme.runtime.tensorrt import CAPTURED_MAX, choose_profile, padded_sizes, rounded_up
 
@@ -323,6 +324,11 @@ REFUSALS: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
     (unknown_major_version, "8.6.1 is installed", "pip install"),
     (other_gpu, "8.9 and the NVIDIA Imaginary 4000 has 9.0", "telme-export runs/compact --target tensorrt"),
     (no_gpu, "no usable NVIDIA GPU here (CUDA_ERROR_NO_DEVICE: no CUDA-capable", "nvidia-smi"),
+    (
+        no_gpu,
+        "no usable NVIDIA GPU",
+        "`telme-export runs/compact --output bundles/compact-onnx --corpora /path/to/corpora`",
+    ),
     (no_library, "tensorrt cannot be imported", 'pip install "telme-live[tensorrt]"'),
     (no_cuda, "cuda-core", 'pip install "telme-live[tensorrt]"'),
     (no_memory, "needs 23 MB of GPU memory and 0 MB are free", "nvidia-smi"),
@@ -355,8 +361,52 @@ def test_a_damaged_engine_is_refused_before_the_gpu_sees_it(engines: Path, tmp_p
     content = bytearray((folder / "fusion.onnx").read_bytes())
     content[1000] ^= 1
     (folder / "fusion.onnx").write_bytes(content)
-    with pytest.raises(BundleError, match=r"fusion part of .* is damaged"):
+    with pytest.raises(
+        BundleError, match=r"fusion part of .* is damaged.*`telme-export runs/compact --target tensorrt "
+    ):
         Recognizer.load(folder)
+
+
+def test_the_command_that_rebuilds_says_all_that_the_manifest_knows(rtx_engines: Path, engines: Path) -> None:
+    command = shlex.split(Bundle.open(rtx_engines).manifest.rebuild("my bundles/one", capability="8.6"))
+    options = dict(zip(command[2::2], command[3::2], strict=True))
+    parts = Bundle.open(rtx_engines).manifest.parts
+    assert command[:2] == ["telme-export", "runs/compact"]
+    assert options == {
+        "--target": "tensorrt-rtx",
+        "--output": "my bundles/one",
+        "--corpora": "/path/to/corpora",
+        "--precision": ",".join(f"{name}={getattr(parts, name).precision}" for name in PARTS),
+        "--compute-capability": "8.6,8.9,12.0",
+    }
+    manifest = Bundle.open(engines).manifest
+    text = manifest.parts.text
+    assert text.engine is not None
+    engine = text.engine.model_copy(
+        update={"hardware": "ampere_plus", "version_compatible": True, "weights": manifest.documents[0]}
+    )
+    for_many = text.model_copy(update={"engine": engine})
+    manifest = manifest.model_copy(update={"parts": manifest.parts.model_copy(update={"text": for_many})})
+    assert manifest.rebuild("x").endswith("--hardware ampere_plus --version-compatible --strip-weights")
+
+
+def test_a_part_that_was_chosen_for_another_backend_is_chosen_again() -> None:
+    manifest = Bundle.open(COMPACT).manifest
+    assert "--target onnx " in manifest.rebuild("x")
+    text = manifest.parts.text.model_copy(update={"backend": "openvino", "precision": "bf16"})
+    mixed = manifest.model_copy(update={"parts": manifest.parts.model_copy(update={"text": text})})
+    assert "--target openvino " in mixed.rebuild("x")
+    assert "text=bf16,audio=auto,visual=auto,fusion=auto" in mixed.rebuild("x")
+
+
+def test_the_reason_of_a_gpu_is_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{number}" for number in range(100)]
+    fake_gpu.install(monkeypatch)
+    monkeypatch.setattr(fake_gpu.Device, "set_current", lambda _: (_ for _ in ()).throw(RuntimeError(" ".join(words))))
+    with pytest.raises(UnfitError) as refusal:
+        device()
+    said = str(refusal.value).partition("(")[2].partition(")")[0].split()
+    assert set(said) <= {*words, "…"}
 
 
 def test_a_manifest_must_say_what_an_engine_is_for(engines: Path, tmp_path: Path) -> None:

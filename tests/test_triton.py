@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fake_triton
 import numpy as np
 import onnxruntime
 import pytest
@@ -19,7 +20,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
 from export import triton, triton_config
 from export.cli import main
 from export.errors import ExportError
-from telme.bundle import COMPACT, Bundle, Engine, Manifest, Part, ShapeRange, UnsureText
+from telme.bundle import COMPACT, MANIFEST, Bundle, Engine, Manifest, Part, ShapeRange, UnsureText, sha256_of
 from telme.runtime.encoders import batch_max
 from telme.runtime.recognition import Recognition
 from telme.runtime.recognizer import Inputs, Recognizer
@@ -113,7 +114,27 @@ def test_every_reference_resolves(repository: Path) -> None:
 
 def test_what_a_client_needs_and_the_licences_lie_beside(repository: Path) -> None:
     for file in ("manifest.json", "tokenizer.json", "MODEL_CARD.md", "licences/minilm.txt"):
-        assert (repository / "compact" / file).read_bytes() == (COMPACT / file).read_bytes()
+        assert (repository / "compact" / "bundle" / file).read_bytes() == (COMPACT / file).read_bytes()
+
+
+def test_a_foreign_bundle_brings_no_code_and_no_configuration(repository: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(COMPACT, tmp_path / "foreign"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for file in ("1/model.py", "2/model.py", "config.pbtxt", "labels.txt"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text("import os")
+        manifest["documents"].append({"file": file, "sha256": sha256_of(folder / file)})
+    (folder / "tokenizer.json").rename(folder / "2/tokenizer.py")
+    manifest["text"]["tokenizer"] = "2/tokenizer.py"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    triton.export(Bundle.open(folder), tmp_path / "models")
+
+    def read_by_triton(models: Path) -> dict[str, bytes]:
+        files = {str(path.relative_to(models)): path for path in models.rglob("*") if path.is_file()}
+        return {name: path.read_bytes() for name, path in files.items() if not name.startswith("compact/bundle/")}
+
+    assert read_by_triton(tmp_path / "models") == read_by_triton(repository)
+    assert (tmp_path / "models" / "compact" / "bundle" / "1" / "model.py").read_text() == "import os"
 
 
 async def test_it_answers_as_the_recogniser_does(
@@ -188,6 +209,18 @@ async def test_a_bad_request_spoils_no_other(
     assert messages[1] is None
     assert messages[0] == messages[2] == "text, audio and frames are all missing: there is nothing to recognise"
     assert messages[3] == "audio_mask is missing: give all inputs of audio, or none"
+    uneven = {**good, "text_input_ids": np.repeat(good["text_input_ids"], 2, axis=0)}
+    doubtful = {**good, "text_confidence": np.ones((2, 1), np.float32)}
+    unheard = {**good, "audio_features": np.full_like(good["audio_features"], np.nan)}
+    unseen = {**good, "visual_mask": np.full_like(good["visual_mask"], np.inf)}
+    # As Triton hands them over; the imitation's own check would refuse the batches.
+    asked = [fake_triton.Request(inputs) for inputs in (uneven, doubtful, unheard, unseen, good)]
+    responses = await server._model.execute(asked)
+    messages = [answer.error().message() if answer.has_error() else None for answer in responses]
+    assert messages[:2] == ["the inputs are of different numbers of utterances: give each the same first dimension"] * 2
+    assert messages[2] == "audio_features holds values that are not finite (NaN or infinity)"
+    assert messages[3] == "visual_mask holds values that are not finite (NaN or infinity)"
+    assert messages[4] is None
     server.failing = "compact_fusion"
     (failed,) = await server.ask(good)
     assert failed.error().message() == "compact_fusion: out of memory"
@@ -256,6 +289,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "is not a bundle" in refused(capsys, run, *flags)
     assert "leave it out" in refused(capsys, COMPACT, *flags, "--precision", "text=fp16")
     assert "--strip-weights is for --target tensorrt" in refused(capsys, COMPACT, *flags, "--strip-weights")
+    for flag, value in (("--corpora", "x"), ("--samples", "8"), ("--licences", "x"), ("--face-detector", "x")):
+        assert f"{flag} is for the export of a run" in refused(capsys, COMPACT, *flags, flag, value)
     assert "give a run folder" in refused(capsys, "hf://anna/compact", "--output", tmp_path / "models")
     damaged = Path(shutil.copytree(COMPACT, tmp_path / "damaged"))
     (damaged / "fusion.onnx").write_bytes(b"")

@@ -12,7 +12,7 @@ from packages import required
 
 from export.errors import ExportError
 from export.speaker_encoder import SOURCE, export
-from telme.bundle import BundleError
+from telme.bundle import COMPACT, Bundle, BundleError
 from telme.corpora import waveforms
 from telme.features.voice import VoiceFeatures
 from telme.models.sources import locate
@@ -95,6 +95,25 @@ def test_the_shipped_weights_are_what_the_command_makes(checkpoint: Path, tmp_pa
     assert made.source_sha256 == shipped.source_sha256
     assert made.encoder.sha256 == shipped.encoder.sha256
     assert made == shipped
+
+
+def test_an_earlier_encoder_is_replaced_and_its_card_stays(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SPEAKER, tmp_path / "speaker"))
+    (folder / "encoder.onnx").write_bytes(b"damaged")
+    export(str(checkpoint), folder)
+    assert (folder / "MODEL_CARD.md").read_bytes() == (SPEAKER / "MODEL_CARD.md").read_bytes()
+    assert VoiceBundle.open(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["speaker"]
+
+
+def test_nothing_else_makes_room_for_an_encoder(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(COMPACT, tmp_path / "bundle"))
+    with pytest.raises(ExportError, match="holds no speaker encoder"):
+        export(str(checkpoint), bundle)
+    assert Bundle.open(bundle)
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="Cannot write the speaker encoder"):
+        export(str(checkpoint), tmp_path / "file" / "speaker")
 
 
 def test_another_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ Float32 = npt.NDArray[np.float32]
 
 WINDOW_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
+PEAK_MAX = 1e6  # far beyond 16-bit integers that are taken for floats; the power of more may overflow
 _WINDOW = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)  # periodic, as Whisper's and librosa's
 
 
@@ -44,17 +45,23 @@ class AudioFeatures:
         samples: (n,) float, at the specification's `source_rate_hz`, nominally in [-1, 1].
         Returns (mel_bins, n // 160) for log_mel, (n,) for waveform, of the last `max_s` seconds;
         None where the audio is shorter than `min_s`, which counts as missing.
-        Raises ValueError for anything but one channel of finite floats.
+        Raises TypeError for anything but an array, ValueError for anything but one channel of finite floats up to
+        PEAK_MAX.
         """
+        if not isinstance(samples, np.ndarray):
+            raise TypeError(f"Audio must be an array of samples, not {type(samples).__name__}.")
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"Audio must be one channel of floats, not {samples.dtype} of shape {samples.shape}.")
         if len(samples) < self._min_samples:
             return None
         if self.spec.standardised == "tail":
             samples = samples[-self._max_samples :]
-        samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise ValueError("Audio holds values that are not finite (NaN or infinity).")
+        peak = float(np.abs(samples).max(initial=0.0))
+        if peak > PEAK_MAX:
+            raise ValueError(f"Audio reaches {peak:.3g} where full scale is 1.")
+        samples = samples.astype(np.float32, copy=False)
         if self.spec.kind == "log_mel":
             return self._log_mel(samples[-self._max_samples :])
         return _standardised(samples)[-self._max_samples :]

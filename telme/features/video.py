@@ -84,6 +84,18 @@ class VideoFeatures:
             return list(frames[step - 1 :: step][:count])
         return [frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count)]
 
+    def demand_prepared(self, frame: object) -> None:
+        """Raises TypeError or ValueError for anything else than `prepare` makes."""
+        side = self._spec.size_px
+        wanted = (side, side) if self._spec.channels == 1 else (side, side, 3)
+        if not isinstance(frame, np.ndarray):
+            raise TypeError(f"A frame must be an array that prepare_frame has made, not {type(frame).__name__}.")
+        if frame.dtype != np.uint8 or frame.shape != wanted:
+            raise ValueError(
+                f"A frame must be uint8 of shape {wanted}, as prepare_frame makes it, not {frame.dtype} of shape "
+                f"{frame.shape}."
+            )
+
     def batch(self, utterances: Sequence[Sequence[Pixels]]) -> VideoBatch:
         """Put prepared frames side by side, as `pad` does."""
         return pad(utterances, self._spec)

@@ -86,6 +86,8 @@ class TextEncoder(Encoder[Sequence[Turn], Ids]):
         self._prompter = prompter
 
     def extract(self, raw: Sequence[Turn]) -> Ids | None:
+        if isinstance(raw, str) or not all(isinstance(turn, Turn) and isinstance(turn.text, str) for turn in raw):
+            raise TypeError("Text must be a sequence of telme.features.text.Turn, each with a speaker and a str.")
         if not raw or not clean(raw[-1].text):
             return None
         return self._prompter.encode(raw)
@@ -118,7 +120,10 @@ class VisualEncoder(Encoder[Sequence[Frame], list[Frame]]):
         self._features = features
 
     def extract(self, raw: Sequence[Frame]) -> list[Frame] | None:
-        return self._features.select(raw) or None
+        frames = self._features.select(raw)
+        for frame in frames:
+            self._features.demand_prepared(frame)
+        return frames or None
 
     def collate(self, items: Sequence[list[Frame]]) -> dict[str, Array]:
         frames, mask = self._features.batch(items)

@@ -1,6 +1,9 @@
 """Whether this machine can run a bundle's parts, and what mends it where it cannot."""
 
-from telme.bundle import Bundle, Engine, Flavour, UnfitError
+import shlex
+from pathlib import Path
+
+from telme.bundle import Bundle, Engine, Flavour, UnfitError, numbers
 from telme.runtime import gpu, openvino, tensorrt_library
 from telme.runtime.gpu import Gpu
 
@@ -20,11 +23,16 @@ def demand(bundle: Bundle) -> None:
 def _demand_engine(bundle: Bundle, name: str, engine: Engine, flavour: Flavour) -> None:
     try:
         version: str = tensorrt_library.load(flavour).__version__
-        complaint = complaint_about(engine, flavour, version, gpu.find())
+        found = gpu.find()
+        complaint = complaint_about(engine, flavour, version, found)
     except UnfitError as error:
-        raise UnfitError(f"{bundle.folder} needs {flavour}: {error}") from error
+        reason = str(error).removesuffix(".")
+        raise UnfitError(f"{bundle.folder} needs {flavour}: {reason}; {_without_gpu(bundle)}.") from error
     if complaint:
-        raise UnfitError(f"The {name} part of {bundle.folder} {complaint}; {rebuild(bundle, flavour)}.")
+        command = bundle.manifest.rebuild(_output(bundle), found.compute_capability)
+        raise UnfitError(
+            f"The {name} part of {bundle.folder} {complaint}; run `{command}` on the machine that is to run it."
+        )
 
 
 def _demand_openvino(bundle: Bundle) -> None:
@@ -34,11 +42,16 @@ def _demand_openvino(bundle: Bundle) -> None:
         raise UnfitError(f"{bundle.folder} needs OpenVINO: {error}") from error
 
 
-def rebuild(bundle: Bundle, flavour: Flavour) -> str:
-    """What to run. A bundle from a hub gets a folder of its own: its cache stays as it was pulled."""
+def _output(bundle: Bundle) -> Path | str:
+    """Where the bundle is built anew. The cache of a hub stays as it was pulled."""
+    return f"bundles/{bundle.manifest.training.config}" if bundle.address else bundle.folder
+
+
+def _without_gpu(bundle: Bundle) -> str:
     config = bundle.manifest.training.config
-    output = f"bundles/{config}" if bundle.address else bundle.folder
-    return f"run `telme-export runs/{config} --target {flavour} --output {output}` on the machine that is to run it"
+    output = f"bundles/{config}-onnx"
+    command = shlex.join(["telme-export", f"runs/{config}", "--output", output, "--corpora", "/path/to/corpora"])
+    return f"`{command}` makes a bundle that needs no GPU"
 
 
 def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) -> str | None:
@@ -49,7 +62,7 @@ def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) 
     if not _version_fits(engine, version):
         return f"was built with {flavour} {engine.version} and {version} is installed"
     if engine.hardware == "ampere_plus":
-        if _number(found.compute_capability) < (8, 0):
+        if numbers(found.compute_capability) < (8, 0):
             return f"runs on GPUs of compute capability 8.0 or more and the {found.name} has {found.compute_capability}"
     elif found.compute_capability not in engine.compute_capabilities:
         return (
@@ -64,8 +77,4 @@ def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) 
 def _version_fits(engine: Engine, version: str) -> bool:
     if not engine.version_compatible:
         return version == engine.version
-    return engine.version.partition(".")[0] == version.partition(".")[0] and _number(version) >= _number(engine.version)
-
-
-def _number(dotted: str) -> tuple[int, ...]:
-    return tuple(int(digits) for digits in dotted.split("."))
+    return engine.version.partition(".")[0] == version.partition(".")[0] and numbers(version) >= numbers(engine.version)

@@ -1,5 +1,6 @@
 """The GPU that engines run on: the first one that CUDA shows (CUDA_VISIBLE_DEVICES chooses)."""
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def device() -> "Device":
         found = Device(0)
         found.set_current()
     except Exception as error:  # no driver, no GPU and a busy GPU raise errors without a common base
-        reason = " ".join(str(error).split())[:120]
+        reason = textwrap.shorten(str(error), 240, placeholder=" …")  # between words
         raise UnfitError(
             f"There is no usable NVIDIA GPU here ({reason}); look at `nvidia-smi`, or choose a bundle for ONNX Runtime."
         ) from error

@@ -19,7 +19,7 @@ from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.hub import open_bundle
 from telme.labels import valence_arousal
-from telme.runtime import backends, fit
+from telme.runtime import backends, fit, inputs
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
 from telme.runtime.fusion import STUDENTS, Encodings, Fusion
 from telme.runtime.model import Float32, Model
@@ -87,6 +87,7 @@ class Recognizer:
         if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
             raise BundleError(complaint)
         _demand_backend(bundle, backend)
+        inputs.demand(bundle)
         fit.demand(bundle)
 
         def model(part: Part) -> Model:
@@ -109,7 +110,7 @@ class Recognizer:
         threads: cores that the face detector may use.
         """
         manifest, parts = bundle.manifest, bundle.manifest.parts
-        tokenizer = Tokenizer.from_file(str(bundle.folder / manifest.text.tokenizer))
+        tokenizer = _tokenizer(bundle.folder / manifest.text.tokenizer)
         detector = FaceDetector(bundle.path(parts.face_detector), threads=threads) if parts.face_detector else None
         video = VideoFeatures(manifest.visual, detector)
         return cls(
@@ -207,14 +208,15 @@ class Recognizer:
     ) -> Recognition:
         """Recognise one utterance; see `Inputs` for the arguments.
 
-        Raises ValueError when all modalities are missing, too short or blank.
+        Raises ValueError when all modalities are missing, too short or blank, and TypeError or ValueError when one is
+        something else than `Inputs` describes.
         """
         return self.recognize_batch([Inputs(text, audio, frames, text_confidence)])[0]
 
     def recognize_batch(self, items: Sequence[Inputs]) -> list[Recognition]:
         """Recognise several utterances; the same answers as one by one, to float tolerance.
 
-        Raises ValueError when an item has no modality at all.
+        Raises ValueError when an item has no modality at all; else as `recognize` does.
         """
         text = self._text.encode([item.text for item in items])
         audio = self._audio.encode([item.audio for item in items])
@@ -247,6 +249,10 @@ class Recognizer:
             log_scores = log_softmax(fused / temperatures.fused)
             elapsed["fusion"] = elapsed_ms
         scores = np.exp(log_scores)
+        if not all(np.isfinite(each).all() for each in (scores, *heads.values())):
+            raise BundleError(
+                f"{self.bundle.folder} gives scores that are not finite (NaN or infinity); export it again."
+            )
         valence, arousal = valence_arousal(scores, self._labels)
         best = int(scores.argmax())
         return Recognition(
@@ -277,6 +283,13 @@ def _demand_backend(bundle: Bundle, backend: str) -> None:
             f"{bundle.folder} was exported for {' and '.join(sorted(found))}, not for {backend}; choose that backend, "
             f"or export it again with --target {'onnx' if backend == 'onnxruntime' else backend}."
         )
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise BundleError(f"{path} is no tokenizer ({error}); export the bundle again.") from error
 
 
 def _vector_sizes(fusion: Part) -> dict[str, int]:
