@@ -50,7 +50,9 @@ def demand_replaceable(output: Path, what: str, named: Callable[[Path], Collecti
     try:
         files = named(output)
     except BundleError as error:
-        raise ExportError(f"{output} exists and is no {what}; choose another --output, or remove it.") from error
+        raise ExportError(
+            f"{output} exists and is no {what} that can be read ({error}); choose another --output, or remove it."
+        ) from error
     found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_symlink() or not path.is_dir()}
     if strange := sorted(found - set(files)):
         raise ExportError(

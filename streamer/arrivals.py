@@ -7,7 +7,7 @@ WINDOW_S = 30.0
 
 
 class Arrivals:
-    """The beginning of a stream, in monotonic seconds: the earliest that the sound of the last 30 to 60 s speaks for.
+    """The beginning of a stream, in monotonic seconds: the earliest that fits the sound of the last 30 to 60 s.
 
     Sound comes late, now more and now less, and never before it was made. The window follows clocks that drift: a sound
     card's, by minutes in a month.

@@ -14,7 +14,7 @@ class Cut:
 
     at: the moment at which the segmenter gave it out, in monotonic seconds.
     began_at: wall-clock time of the stream's first sample, as this utterance is dated (see WallClock).
-    late_s: how late the endpoint's sound came; None in a file.
+    late_s: how late the endpoint's sound came; None in a file, and where none came any more.
     """
 
     utterance: Utterance

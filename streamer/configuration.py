@@ -139,11 +139,13 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         mapping = super().compose_mapping_node(anchor)
-        known: set[object] = set()
+        known: set[str] = set()
         for key, _ in mapping.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in known:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in known:
                 raise _NotPlainError(problem=f"{_short(key.value)} stands there twice", problem_mark=key.start_mark)
-            known.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+            known.add(key.value)
         return mapping
 
 

@@ -40,7 +40,8 @@ class Latency(_Model):
 
     endpoint: Milliseconds = Field(description="from the end of speech until the utterance was declared over")
     source: Milliseconds | None = Field(
-        None, description="how late the endpoint's sound came, beyond the least of the last minute; null for a file"
+        None,
+        description="how late the endpoint's sound came, beyond the least of a minute; null for a file and in a gap",
     )
     speculation: Milliseconds | None = Field(
         None, description="from the end of speech until work began ahead of the endpoint; null where it began after it"

@@ -70,8 +70,9 @@ class HttpServer:
         page = self._pages.get(request.get("PATH_INFO", ""))
         if page is not None and request.get("REQUEST_METHOD") == "HEAD":
             # The head of what GET would answer. The pages themselves know only GET.
-            body = page({**request, "REQUEST_METHOD": "GET"}, respond)
-            return (b"" for _ in body)
+            for _ in page({**request, "REQUEST_METHOD": "GET"}, respond):
+                pass
+            return ()
         if page is not None:
             return page(request, respond)
         return answer(respond, HTTPStatus.NOT_FOUND, "text/plain", f"here are {', '.join(self._pages)}\n")

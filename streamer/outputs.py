@@ -51,9 +51,9 @@ async def local_sinks(
         page = await parts.enter_async_context(LivePage(settings.output.viewer_port))
         log.info("live page at %s", page.url)
         sinks.append(page)
-    if sys.stdout is None:
-        raise OutputError("cannot write events: the standard output is closed.")
     if settings.output.json_lines:
+        if sys.stdout is None:
+            raise OutputError("cannot write events: the standard output is closed.")
         sinks.append(parts.enter_context(JsonLines(sys.stdout, provisional=settings.output.provisional)))
         return sinks, sys.stderr.write
     view = parts.enter_context(TerminalView(Console()))

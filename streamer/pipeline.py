@@ -250,7 +250,9 @@ class Pipeline:
             self.counters.utterances += 1
         else:
             self.counters.drafts += 1
-        late_s = self._wall_clock.late_s(utterance.endpoint / SAMPLE_RATE_HZ)
+        # In a gap no sound tells the end.
+        told = utterance.reason is not EndReason.GAP
+        late_s = self._wall_clock.late_s(utterance.endpoint / SAMPLE_RATE_HZ) if told else None
         cut = Cut(utterance, time.monotonic(), self._wall_clock.began_at(utterance.number), late_s)
         for dropped in await self._backlog.put(cut):
             if not dropped.utterance.over:

@@ -158,7 +158,8 @@ class Segmenter:
     @property
     def speech_end(self) -> int | None:
         """Sample index at which the speech in hand ends so far; None between utterances."""
-        return None if self._speech is None else self._speech.end
+        speech = self._speech  # read once: another thread may be in `push`
+        return None if speech is None else speech.end
 
     def push(self, chunk: AudioChunk) -> list[Utterance]:
         """The utterances that are over with this chunk, and the drafts that fall due in it, in order.
@@ -223,8 +224,8 @@ class Segmenter:
             frame = sound[at : at + self._frame]
             self._tape.append(frame)
             if self._wanted is not None and self._speech is None:
-                self._obey(self._wanted)
-                self._wanted = None
+                wanted, self._wanted = self._wanted, None  # taken first: others may be wanted meanwhile
+                self._obey(wanted)
             utterances += self._judge(self._detector.is_speech(frame))
         self._rest = sound[whole:]
         return utterances

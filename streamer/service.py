@@ -50,8 +50,24 @@ class Service:
     say: Callable[[str], object]
 
     async def run_until(self, stopping: asyncio.Event) -> bool:
-        """Until all sources end, or as `serve` says. Returns False where utterances in hand were given up."""
-        return await _run_until(stopping, self.streams, self.publisher, self.settings.stop_s)
+        """Until all sources end or `stopping` is set; whether the utterances in hand became events."""
+        finished = True
+        running = asyncio.create_task(self.streams.run(), name="streams")
+        waited_for: set[asyncio.Task[Any]] = {running}
+        if self.publisher is not None:
+            waited_for.add(asyncio.create_task(self.publisher.failure(), name="mqtt-failure"))
+        waited_for.add(asyncio.create_task(stopping.wait(), name="signal"))
+        try:
+            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if running not in done:
+                finished = await self._finish(running)
+            for task in done:
+                task.result()
+        finally:
+            for task in waited_for:
+                task.cancel()
+            await asyncio.gather(*waited_for, return_exceptions=True)
+        return finished
 
     def tell(self) -> None:
         """What was counted. Once the publisher is left: until then some events may still be delivered or dropped."""
@@ -59,6 +75,17 @@ class Service:
         log.info("stream ended", extra=ended)
         if self.settings.output.report:
             tell(self.report, ended, self.settings, self.say)
+
+    async def _finish(self, running: asyncio.Task[None]) -> bool:
+        """Let the utterances in hand become events, but no longer than `stop_s`; whether that was enough."""
+        started = time.monotonic()
+        self.streams.stop()
+        await asyncio.wait({running}, timeout=self.settings.stop_s)
+        if running.done():
+            running.result()
+        else:
+            log.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
+        return running.done()
 
 
 async def serve(settings: StreamSettings, read: Read) -> bool:
@@ -90,7 +117,7 @@ async def _start(
 ) -> Service:
     """`online` is published once everything is loaded, warm and open.
 
-    last: what is left after all other parts, as by it the end is told.
+    last: is left last: through it the end is reported.
     """
     each = settings.each()
     supervision = await parts.enter_async_context(Supervision(settings, read, stopping))
@@ -165,39 +192,6 @@ async def _open(sources: Sequence[Source], parts: AsyncExitStack) -> None:
     for outcome in await asyncio.gather(*opening, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-
-
-async def _run_until(stopping: asyncio.Event, streams: Streams, publisher: Publisher | None, stop_s: float) -> bool:
-    """Whether the utterances in hand became events."""
-    finished = True
-    running = asyncio.create_task(streams.run(), name="streams")
-    waited_for: set[asyncio.Task[Any]] = {running}
-    if publisher is not None:
-        waited_for.add(asyncio.create_task(publisher.failure(), name="mqtt-failure"))
-    waited_for.add(asyncio.create_task(stopping.wait(), name="signal"))
-    try:
-        done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        if running not in done:
-            finished = await _finish(streams, running, stop_s)
-        for task in done:
-            task.result()
-    finally:
-        for task in waited_for:
-            task.cancel()
-        await asyncio.gather(*waited_for, return_exceptions=True)
-    return finished
-
-
-async def _finish(streams: Streams, running: asyncio.Task[None], stop_s: float) -> bool:
-    """Let the utterance in hand become an event, but no longer than `stop_s`; whether that was enough."""
-    started = time.monotonic()
-    streams.stop()
-    await asyncio.wait({running}, timeout=stop_s)
-    if running.done():
-        running.result()
-    else:
-        log.warning("gave up the utterances in hand", extra={"after_s": round(time.monotonic() - started, 1)})
-    return running.done()
 
 
 @contextmanager

@@ -24,9 +24,11 @@ from streamer.settings import Sources
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceCounters, SourceError
 from streamer.sources.backoff import Backoff
 from streamer.sources.container import connect
+from streamer.sources.decoding import PictureDecoder, SoundDecoder
 from streamer.sources.media_file import Pace
 from streamer.sources.media_live import LiveMedia
 from streamer.sources.open import open_source
+from streamer.sources.picture import FrameGrid
 
 RATE_HZ = 5.0
 TONE = "sine=frequency=440:sample_rate=44100"
@@ -461,6 +463,31 @@ async def test_nothing_is_heard_twice_and_the_clock_stays_right_after_a_live_url
             await got.until(lambda: len(got.chunks) > broken_at + 100)
     assert source.counters.reopened == 1
     assert_heard_once_and_dated_rightly(got)
+
+
+async def test_sound_and_picture_keep_their_times_when_a_connection_comes_late(tmp_path: Path) -> None:
+    """Later than a clock may jump within a connection; and what was heard and seen already is left out."""
+    clip, heard_s, away_s = tmp_path / "clip.ts", 2000.0, 900.0
+    ffmpeg("-f", "lavfi", "-i", PICTURE, "-f", "lavfi", "-i", TONE, "-t", "6", clip)
+    for back_s in (0.0, 3.0):
+        counters, grid = SourceCounters(), FrameGrid(RATE_HZ)
+        assert grid.takes(heard_s - 0.1)
+        with connect(str(clip), 1.0) as container:
+            start_s = heard_s + (away_s if back_s == 0 else -back_s)
+            zero_s = (container.start_time or 0) / 1e6 - start_s
+            sound = SoundDecoder("clip", zero_s, counters, round(heard_s * SAMPLE_RATE_HZ))
+            pictures = PictureDecoder("clip", zero_s, grid, counters, heard_s)
+            chunks, frames = [], []
+            for packet in container.demux():
+                if packet.stream.type == "audio":
+                    chunks += sound.feed(packet)
+                else:
+                    frames += pictures.feed(packet)
+        begins_s = max(start_s, heard_s)
+        assert chunks[0].start / SAMPLE_RATE_HZ == pytest.approx(begins_s, abs=0.1)
+        assert chunks[-1].end / SAMPLE_RATE_HZ == pytest.approx(start_s + 6, abs=0.2)
+        assert frames[0].time_s == pytest.approx(begins_s, abs=0.3)
+        assert len(frames) == pytest.approx(RATE_HZ * (start_s + 6 - begins_s), abs=2)
 
 
 @pytest.mark.slow

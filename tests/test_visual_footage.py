@@ -150,10 +150,10 @@ def test_the_teacher_says_the_same_in_company_as_alone(tmp_path: Path) -> None:
     said = ["no", "what is it", "oh you", "that is the i", "a"] * 4
     turns = [tuple(Turn("ab"[i % 2], text) for i, text in enumerate(said[: n + 1])) for n in range(len(said))]
     everyone = [Utterance(str(n), "train", "joy", "joy", "s", turns=heard) for n, heard in enumerate(turns)]
-    together = ask_teacher(folder, everyone, small_run.VECTOR["text"])
+    together = ask_teacher(folder, everyone, small_run.VECTOR["text"], labels=MELD)
     assert len(together) == len(everyone)
     for utterance in everyone[::6]:
-        (alone,) = ask_teacher(folder, [utterance], small_run.VECTOR["text"]).values()
+        (alone,) = ask_teacher(folder, [utterance], small_run.VECTOR["text"], labels=MELD).values()
         torch.testing.assert_close(together[utterance.id].vector, alone.vector)
         torch.testing.assert_close(together[utterance.id].logits, alone.logits)
 
@@ -161,7 +161,7 @@ def test_the_teacher_says_the_same_in_company_as_alone(tmp_path: Path) -> None:
 def test_a_hurried_teacher_says_nearly_the_same(tmp_path: Path) -> None:
     folder = small_run.write(tmp_path) / "text"
     asked = [Utterance(str(n), "train", "joy", "joy", "s", turns=(Turn("a", "what " * n),)) for n in range(1, 5)]
-    exact, hurried = (ask_teacher(folder, asked, bf16=bf16) for bf16 in (False, True))
+    exact, hurried = (ask_teacher(folder, asked, bf16=bf16, labels=MELD) for bf16 in (False, True))
     for name, answer in hurried.items():
         assert answer.logits.dtype == torch.float32
         torch.testing.assert_close(answer.logits, exact[name].logits, rtol=0.02, atol=0.02)
@@ -172,8 +172,8 @@ def test_vectors_of_different_lengths_cannot_be_compared(tmp_path: Path) -> None
     folder = small_run.write(tmp_path) / "text"
     asked = [Utterance("1", "train", "joy", "joy", "s", turns=(Turn("a", "oh"),))]
     with pytest.raises(TrainingError, match="have 24 values and the student's 7; set `vector` alike"):
-        ask_teacher(folder, asked, 7)
+        ask_teacher(folder, asked, 7, labels=MELD)
 
 
 def test_without_text_no_teacher_is_needed(tmp_path: Path) -> None:
-    assert ask_teacher(tmp_path, [Utterance("1", "train", "joy", "joy", "s")], 7) == {}
+    assert ask_teacher(tmp_path, [Utterance("1", "train", "joy", "joy", "s")], 7, labels=MELD) == {}

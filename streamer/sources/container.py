@@ -86,8 +86,8 @@ def connect(address: str, stall_s: float) -> InputContainer:
 
 
 def is_playlist(address: str) -> bool:
-    """Whether a URL is of HLS, which FFmpeg, too, knows by its name."""
-    return urlsplit(address).path.endswith(".m3u8")
+    """Whether a URL is of HLS; FFmpeg, too, goes by its name."""
+    return urlsplit(address).path.endswith((".m3u8", ".m3u"))
 
 
 def longest_silence_s(address: str, stall_s: float) -> float:

@@ -41,6 +41,7 @@ class SoundDecoder:
         self._name = name
         self._heard_until_s = position / SAMPLE_RATE_HZ
         self._counters = counters
+        self._begun = position == 0
         self._damaged = position > 0
         self._run: Resampler | None = None
         self._rate_hz = 0
@@ -69,9 +70,11 @@ class SoundDecoder:
             return
         time_s = self._next_s if frame.time is None else frame.time - self.zero_s
         end_s = time_s + frame.samples / frame.sample_rate
-        if self._run is None and self._heard_until_s > 0 and end_s <= self._heard_until_s + JITTER_S:
-            return
-        if not -JITTER_S <= time_s - self._next_s <= JUMP_S:
+        if not self._begun:  # on a later connection, which may come after any time
+            if end_s <= self._heard_until_s + JITTER_S:
+                return
+            self._begun = True
+        elif not -JITTER_S <= time_s - self._next_s <= JUMP_S:
             log.debug("%s: the clock of the sound was set by %.3f s", self._name, time_s - self._next_s)
             self.zero_s += time_s - self._next_s
             time_s = self._next_s
@@ -96,13 +99,19 @@ class SoundDecoder:
 class PictureDecoder:
     """Video packets to the frames that a FrameGrid chooses."""
 
-    def __init__(self, name: str, zero_s: float, grid: FrameGrid, counters: SourceCounters) -> None:
-        """`zero_s`: the container's timestamp that is the stream's start."""
+    def __init__(
+        self, name: str, zero_s: float, grid: FrameGrid, counters: SourceCounters, position_s: float = 0.0
+    ) -> None:
+        """
+        zero_s: the container's timestamp that is the stream's start.
+        position_s: on the stream clock, what was seen already; pictures from before it are left out.
+        """
         self._name = name
+        self._begun = position_s == 0
         self._zero_s = zero_s
         self._grid = grid
         self._counters = counters
-        self._last_s = 0.0
+        self._last_s = position_s
 
     def feed(self, packet: "Packet[av.VideoStream]") -> Iterator[VideoFrame]:
         try:
@@ -115,7 +124,11 @@ class PictureDecoder:
             if frame.time is None:
                 continue
             time_s = frame.time - self._zero_s
-            if not 0 <= time_s - self._last_s <= JUMP_S:
+            if not self._begun:
+                if time_s < self._last_s:
+                    continue
+                self._begun = True
+            elif not 0 <= time_s - self._last_s <= JUMP_S:
                 self._zero_s += time_s - self._last_s
                 time_s = self._last_s
             self._last_s = time_s

@@ -101,7 +101,8 @@ class LiveMedia:
         try:
             early, zero_s = self._align(packets, container.start_time)
             sound = SoundDecoder(self._name, zero_s, self.counters, self._position)
-            pictures = PictureDecoder(self._name, zero_s, self._grid, self.counters)
+            seen_s = self._position / SAMPLE_RATE_HZ
+            pictures = PictureDecoder(self._name, zero_s, self._grid, self.counters, seen_s)
             for packet in chain(early, packets):
                 if self._stopping.is_set():
                     return

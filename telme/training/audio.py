@@ -70,7 +70,7 @@ def train(config: TrainingConfig) -> None:
     model = pretrained_student(settings, config.labels)
     clips = load_speech(config, corpora)
     taught = [clip.utterance for clip in select(clips, "train")]
-    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, config.labels)
+    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, labels=config.labels)
     task = AudioTask(model, clips, settings, config.seed, answers, config.labels)
     folder = config.folder / "audio"
     utterances = digest(clip.utterance for clip in clips)

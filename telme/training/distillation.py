@@ -11,7 +11,6 @@ from torch import Tensor
 from telme.bundle import TextSpec
 from telme.corpora.records import Utterance
 from telme.features.authors_text import prompter
-from telme.labels import MELD
 from telme.losses import feature_loss, lengthen_gradient, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
@@ -39,7 +38,8 @@ def ask_teacher(
     utterances: Iterable[Utterance],
     vector: int | None = None,
     bf16: bool = False,
-    labels: Sequence[str] = MELD,
+    *,
+    labels: Sequence[str],
 ) -> dict[str, Answer]:
     """The teacher's answers by utterance id; utterances without text get none.
 

@@ -108,6 +108,8 @@ class _State(BaseModel):
         """What this run has of its own, as a refusal says it; nothing where `now` is the same run."""
         names = sorted(self.made_from.keys() | now.made_from.keys())
         found = ["other settings or another number of processes"] if self.run != now.run else []
+        if now.made_from and not self.made_from:
+            return [*found, "no record of what it was made from"]
         return found + [
             f"{'other' if name in self.made_from else 'unknown'} {name}"
             for name in names

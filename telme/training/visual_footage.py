@@ -51,7 +51,7 @@ def footage_task(config: TrainingConfig, settings: VisualSettings) -> "FootageTa
     corpus = config.load_conversations(clips=True)
     seen = load_footage(config, settings.input, corpus)
     taught = [clip.utterance for clip in seen if clip.utterance.split == "train"]
-    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, config.labels)
+    answers = ask_teacher(config.folder / "text", taught, settings.vector, settings.schedule.bf16, labels=config.labels)
     return FootageTask(student, corpus, seen, settings, config.seed, answers, config.labels)
 
 
