@@ -2,6 +2,9 @@
 
 import signal
 import sys
+from typing import Never
+
+AGAIN_S = 0.5
 
 
 def main() -> int:
@@ -14,5 +17,15 @@ def main() -> int:
     except ModuleNotFoundError as missing:
         sys.stderr.write(f'telme-export needs {missing.name}: run `pip install "telme-live[export]"`.\n')
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written is removed
-    return cli.main()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    try:
+        return cli.main()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _interrupt(*_: object) -> Never:
+    """As Ctrl-C, so that what is half written is removed. Again and again: libraries that call back may swallow it."""
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    raise KeyboardInterrupt
