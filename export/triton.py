@@ -12,7 +12,7 @@ from export import triton_config
 from export.aside import aside, is_empty
 from export.errors import ExportError
 from telme.bundle import MANIFEST, Bundle, Part, offline_complaint
-from telme.runtime import inputs
+from telme.runtime import tensors
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -30,7 +30,7 @@ def export(bundle: Bundle, output: Path) -> None:
     parts do not fit its specifications.
     """
     _demand_schema()
-    inputs.demand(bundle)
+    tensors.demand(bundle)
     manifest = bundle.manifest
     parts: dict[str, Part] = dict(manifest.parts.named())
     for name, part in parts.items():

@@ -19,7 +19,7 @@ from telme.features.text import Prompter, Turn
 from telme.features.video import VideoFeatures
 from telme.hub import open_bundle
 from telme.labels import valence_arousal
-from telme.runtime import backends, fit, inputs
+from telme.runtime import backends, fit, tensors
 from telme.runtime.encoders import AudioEncoder, Encoded, Frame, TextEncoder, VisualEncoder, batch_max
 from telme.runtime.fusion import STUDENTS, Encodings, Fusion
 from telme.runtime.model import Float32, Model
@@ -87,7 +87,7 @@ class Recognizer:
         if complaint := bundles.offline_complaint(manifest.text, manifest.audio, manifest.visual, manifest.fusion):
             raise BundleError(complaint)
         _demand_backend(bundle, backend)
-        inputs.demand(bundle)
+        tensors.demand(bundle)
         fit.demand(bundle)
 
         def model(part: Part) -> Model:
