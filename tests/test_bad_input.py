@@ -104,7 +104,7 @@ def test_a_full_disk_ends_the_stream_with_a_sentence() -> None:
     ("line", "code", "says"),
     [
         ("--media {media} --json >&-", 2, "standard output is closed"),
-        ("--media {media} >&-", 2, "standard output is closed"),
+        ("--media {media} --fast --log-level warning >&-", 0, ""),
         ("--media {media} --fast --json --report 2>&-", 0, ""),
         ("--print-config >&-", 2, "standard output is closed"),
         ("--print-config >/dev/full", 2, "No space left on device"),
