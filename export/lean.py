@@ -1,6 +1,6 @@
 """The same function with less arithmetic: what an export computes in place of a module, up to the order of sums.
 
-Three things are left out, and nothing is approximated:
+Four things are left out, and nothing is approximated:
 
 - The last layer of an encoder of which one row is read computes that row alone, and neither keys nor values of the
   others: q . (W_k x + b) is (W_k^T q) . x plus a constant, which softmax ignores, and what attention mixes may be mixed
@@ -8,6 +8,8 @@ Three things are left out, and nothing is approximated:
 - TimeSformer's projection after temporal attention and the dense layer behind it are one linear map.
 - The copies that TimeSformer makes to bring pictures and patches into different orders: here each picture keeps its
   class token in front of its patches throughout.
+- The copies that data2vec makes between convolutions, which want frames last, and the layer norms behind them, which
+  want channels last: a convolution over sound is a product of each frame's inputs, side by side, and one matrix.
 """
 
 from math import sqrt
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertModel, RobertaModel
+from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioConvLayer
 from transformers.models.timesformer.modeling_timesformer import TimesformerLayer
 
 from telme.models.audio import AudioStudent
@@ -103,6 +106,8 @@ class LeanAudioStudent(nn.Module):
     def __init__(self, student: AudioStudent) -> None:
         super().__init__()
         self.backbone = cast(Data2VecEncoder, student.backbone)
+        layers = self.backbone.model.feature_extractor.conv_layers
+        self.convolutions = nn.Sequential(*(LeanConvolution(layer) for layer in layers))
         self.standardise = student.standardise
         self.vector = student.vector
         self.classifier = student.classifier
@@ -112,12 +117,30 @@ class LeanAudioStudent(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """As AudioStudent.forward."""
         last = self.backbone.model.encoder.layers[-1]
-        hidden, real = self.backbone.until_last(features, mask)
+        hidden, real = self.backbone.until_last(self.convolutions(features[..., None]), mask)
         ignored = (~real[:, None, None]).to(hidden.dtype) * torch.finfo(hidden.dtype).min
         first = hidden[:, 0]
         mixed = last.layer_norm(first + last.attention.out_proj(self.attention(first, hidden, ignored)))
         vector = self.vector(self.standardise(last.final_layer_norm(mixed + last.feed_forward(mixed))))
         return vector, self.classifier(vector)
+
+
+class LeanConvolution(nn.Module):
+    """One of data2vec's convolutions over sound, with what is behind it."""
+
+    def __init__(self, layer: Data2VecAudioConvLayer) -> None:
+        super().__init__()
+        (self.kernel,), (self.stride,) = layer.conv.kernel_size, layer.conv.stride
+        self.product = _linear(layer.conv.weight.transpose(1, 2).flatten(1), layer.conv.bias)
+        self.norm = layer.layer_norm
+        self.activation = layer.activation
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows: (B, T, channels). Returns (B, (T - kernel) // stride + 1, channels of the next)."""
+        ends = [*range(1 - self.kernel, 0), rows.shape[1]]
+        frames = torch.cat([rows[:, start : end : self.stride] for start, end in enumerate(ends)], dim=-1)
+        answer: Tensor = self.activation(self.norm(self.product(frames)))
+        return answer
 
 
 class LeanVisualStudent(nn.Module):
@@ -257,7 +280,9 @@ def _product(second: nn.Linear, first: nn.Linear) -> nn.Linear:
     return _linear((weight @ inner).float(), (weight @ offset + bias).float())
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach())
     return layer

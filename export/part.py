@@ -49,14 +49,14 @@ class Plan:
         return to_onnx(lean(self.module), self.signature, self.example)
 
     def unquantised(self, model: ModelProto) -> list[str]:
-        """Nodes of the part's model that no fixed scale of activations fits: the first two convolutions over sound.
+        """Nodes of the part's model that no fixed scale of activations fits: the first two products over sound.
 
-        Pauses lie below the step of a scale that is wide enough for speech, and the normalisation behind the
-        convolutions makes of the error as much as of a signal.
+        They are convolutions, or matrix products in their place (export/lean.py). Pauses lie below the step of a scale
+        that is wide enough for speech, and the normalisation behind them makes of the error as much as of a signal.
         """
         if self.name != "audio":
             return []
-        return [node.name for node in model.graph.node if node.op_type == "Conv"][:2]
+        return [node.name for node in model.graph.node if node.op_type in ("Conv", "MatMul")][:2]
 
     @cached_property
     def trained_answers(self) -> Sequence[Answer]:

@@ -25,13 +25,16 @@ class Data2VecEncoder(nn.Module):
 
         Returns hidden states (B, T', width) and their mask (B, T').
         """
-        hidden, mask = self.until_last(features, mask)
+        hidden, mask = self.until_last(self.model.feature_extractor(features).transpose(1, 2), mask)
         return self.model.encoder.layers[-1](hidden, attention_mask=_attend(hidden, mask)), mask
 
-    def until_last(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the last layer reads, with the arguments and results of `forward`."""
+    def until_last(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layer reads, with the results of `forward`.
+
+        frames: (B, T', channels), what the convolutions make of samples with the mask (B, T).
+        """
         encoder = self.model.encoder
-        hidden, _ = self.model.feature_projection(self.model.feature_extractor(features).transpose(1, 2))
+        hidden, _ = self.model.feature_projection(frames)
         mask = self._frame_mask(mask)
         keep = mask[..., None].to(hidden.dtype)
         hidden = hidden * keep
