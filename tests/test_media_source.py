@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from brokers import until
 from devices import broadcast
-from devices.network import Server, file_server, live_url
+from devices.network import Server, file_server, live_url, rtsp_camera
 from devices.reading import AWAY_S, BACK_S, Reading, read_all, reading
 from streams import CONVERSATION
 
@@ -386,6 +386,18 @@ async def test_unusable_addresses_are_refused_with_a_sentence(address: str, sent
     with pytest.raises(SourceError, match=sentence):
         async with media(address):
             pass
+
+
+@pytest.mark.slow
+async def test_a_camera_that_wants_a_password_is_told_of_without_it() -> None:
+    with rtsp_camera(CONVERSATION) as camera:
+        for address in (camera.url.replace("se%3Acret", "wrong"), camera.url.replace("robot:se%3Acret@", "")):
+            bare = rf"^rtsp://127\.0\.0\.1:{camera.port}/live does not let us in; check user and password"
+            with pytest.raises(SourceError, match=bare):
+                async with media(address):
+                    pass
+        async with reading(media(camera.url)) as got:
+            await got.until(lambda: len(got.frames) > 5 and len(got.chunks) > 50)
 
 
 @pytest.mark.corpora

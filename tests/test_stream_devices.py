@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jiwer
@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from brokers import Mosquitto, Subscriber, until
 from devices.fake_v4l2 import FakeV4l2
-from devices.network import live_url
+from devices.network import Server, live_url, rtsp_camera
 from devices.reading import AWAY_S, BACK_S
 from devices.sound_server import SoundServer
 from streams import CONVERSATION, Event, Running, running, until_status
@@ -185,9 +185,12 @@ async def test_a_camera_that_is_pulled_out_is_missing_from_events_until_it_is_pu
     assert all(event["modalities"]["visual"] is not None for event in again)
 
 
-async def test_a_live_url_that_dies_comes_back_into_the_same_stream(mosquitto: Mosquitto, tmp_path: Path) -> None:
+@pytest.mark.parametrize("serve", [live_url, rtsp_camera])
+async def test_a_live_url_that_dies_comes_back_into_the_same_stream(
+    serve: Callable[[Path], Server], mosquitto: Mosquitto, tmp_path: Path
+) -> None:
     with (
-        live_url(CONVERSATION) as url,
+        serve(CONVERSATION) as url,
         Subscriber(mosquitto.port) as subscriber,
         # Such a hangover runs utterances together: whoever was speaking still has one in hand when the word arrives.
         running(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import FFmpegError, ProtocolNotFoundError
+from av.error import FFmpegError, HTTPForbiddenError, HTTPUnauthorizedError, ProtocolNotFoundError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -148,6 +148,9 @@ def _check_file(path: Path) -> None:
 
 
 def _why_not(address: str, error: FFmpegError) -> str:
+    if isinstance(error, HTTPUnauthorizedError | HTTPForbiddenError):
+        scheme = address.partition("://")[0]
+        return f"{shown(address)} does not let us in; check user and password, as in {scheme}://anna:secret@camera/live."
     if is_url(address):
         return f"Cannot open {shown(address)}: {error.strerror}; check the address and that the server runs."
     if isinstance(error, OSError):

@@ -63,6 +63,15 @@ def live_url(video: Path) -> Server:
     return Server(port, f"http://127.0.0.1:{port}/live.ts", [sys.executable, str(script), str(port), str(video)])
 
 
+def rtsp_camera(video: Path) -> Server:
+    """`video`, H.264 and AAC, at real-time pace over RTSP, for who knows user and password."""
+    port = _free_port()
+    script = Path(__file__).with_name("rtsp_camera.py")
+    # The system's Python, for which GStreamer's bindings are packaged.
+    command = ["/usr/bin/python3", str(script), str(port), str(video), "robot", "se:cret"]
+    return Server(port, f"rtsp://robot:se%3Acret@127.0.0.1:{port}/live", command)
+
+
 def file_server(folder: Path) -> Server:
     """Each file of `folder`, with its length, under its name."""
     port = _free_port()
