@@ -150,7 +150,9 @@ def _check_file(path: Path) -> None:
 def _why_not(address: str, error: FFmpegError) -> str:
     if isinstance(error, HTTPUnauthorizedError | HTTPForbiddenError):
         scheme = address.partition("://")[0]
-        return f"{shown(address)} does not let us in; check user and password, as in {scheme}://anna:secret@camera/live."
+        return (
+            f"{shown(address)} does not let us in; check user and password, as in {scheme}://anna:secret@camera/live."
+        )
     if is_url(address):
         return f"Cannot open {shown(address)}: {error.strerror}; check the address and that the server runs."
     if isinstance(error, OSError):
