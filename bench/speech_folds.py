@@ -23,9 +23,10 @@ from telme.corpora.records import Split
 from telme.corpora.waveforms import Clip
 from telme.evaluation import Counts, accuracy, bootstrap_interval
 from telme.training import config
-from telme.training.audio import CORPORA, OWN_LABELS, AudioTask, labelled, load_speech, pretrained_student, select
+from telme.training.audio import AudioTask, pretrained_student
 from telme.training.config import AudioSettings, TrainingConfig
 from telme.training.loop import fit
+from telme.training.speech import CORPORA, OWN_LABELS, labelled, load_speech, select
 
 FOLDS = 4
 

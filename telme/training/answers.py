@@ -21,10 +21,10 @@ from telme.features.text import Turn
 from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
 from telme.training import checkpoint
-from telme.training.audio import CORPORA, labelled
 from telme.training.company import Batch, Material, Pairing, places_of
 from telme.training.encodings import AudioPart, Encodings, Part, TextPart, VisualPart
 from telme.training.errors import TrainingError
+from telme.training.speech import CORPORA, labelled
 from telme.training.students import without_text
 from telme.training.teacher import mishear
 from telme.training.visual import Stills

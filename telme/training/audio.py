@@ -1,9 +1,8 @@
 """Stage 2, audio: train the student that hears speech."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from telme.bundle import Score
-from telme.corpora import emodb, iemocap, meld, ravdess, waveforms
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.records import Corpus, digest, grouping
 from telme.corpora.waveforms import Clip
@@ -30,6 +28,7 @@ from telme.training.errors import TrainingError
 from telme.training.inputs import inputs
 from telme.training.loop import decay_groups, fit
 from telme.training.processes import together
+from telme.training.speech import CORPORA, OWN_LABELS, labelled, load_speech, select
 from telme.training.speech_batches import (
     NO_LABEL,
     Batch,
@@ -42,14 +41,6 @@ from telme.training.speech_batches import (
 )
 
 log = logging.getLogger(__name__)
-
-CORPORA: Mapping[str, Callable[[Path], Corpus]] = {
-    "meld": lambda folder: meld.load(folder, clips=folder),
-    "iemocap": lambda folder: iemocap.load(folder, clips=folder),
-    "ravdess": ravdess.load,
-    "emodb": emodb.load,
-}
-OWN_LABELS: Mapping[str, tuple[str, ...]] = {"ravdess": ravdess.LABELS, "emodb": emodb.LABELS}
 
 _EVALUATED_AT_ONCE = 16
 
@@ -95,31 +86,6 @@ def train(config: TrainingConfig) -> None:
     )
     checkpoint.save(folder, about, model)
     log.info("audio student written to %s", folder)
-
-
-def load_speech(config: TrainingConfig, corpora: Mapping[str, Corpus]) -> list[Clip]:
-    """The sound of every utterance that has some; that of conversations is decoded once and kept.
-
-    Raises TrainingError when nothing is left of train, dev or test.
-    """
-    if config.audio is None:
-        raise TrainingError(f"The configuration {config.name} has no section `audio`; add it.")
-    spec, files = config.audio.input, config.decoded_files
-    with together().one_first():
-        clips = [
-            clip
-            for name, corpus in corpora.items()
-            for clip in waveforms.load(
-                name, corpus.utterances, spec.min_s, spec.source_rate_hz, files if name in CONVERSATIONS else None
-            )
-        ]
-    for split in ("train", "dev", "test"):
-        if not select(clips, split):
-            raise TrainingError(
-                f"No utterance of the {split} split of {', '.join(corpora)} has sound that can be read; put the clips "
-                f"into {config.corpora}, or name another folder with --corpora."
-            )
-    return clips
 
 
 def pretrained_student(settings: AudioSettings, labels: Sequence[str]) -> AudioStudent:
@@ -243,15 +209,6 @@ def labelled_cross_entropy(logits: Tensor, truth: Tensor, smoothing: float, weig
         logits.float(), truth, weight=weights, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum"
     )
     return losses / (truth != NO_LABEL).sum().clamp_min(1)
-
-
-def select(clips: Sequence[Clip], split: str, corpus: str | None = None) -> list[Clip]:
-    return [clip for clip in clips if clip.utterance.split == split and corpus in (None, clip.corpus)]
-
-
-def labelled(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
-    """Those whose label is among `labels`, or has a counterpart there."""
-    return [clip for clip in clips if clip.utterance.label_among(labels) is not None]
 
 
 def _groups(clips: Sequence[Clip]) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature, we
 from telme.labels import MELD
 from telme.models.fusion import ASF, FusionDimensions
 from telme.training import checkpoint
-from telme.training.audio import CORPORA, labelled, load_speech, select
 from telme.training.company import Batch, Company, Material, Paired, Pairing
 from telme.training.config import FusionSettings, TextNoise, TrainingConfig
 from telme.training.encodings import AudioPart, Encodings, TextPart, VisualPart
@@ -33,6 +32,7 @@ from telme.training.errors import TrainingError
 from telme.training.inputs import inputs, require_labels, require_same
 from telme.training.loop import fit
 from telme.training.processes import together
+from telme.training.speech import CORPORA, labelled, load_speech, select
 from telme.training.students import STUDENTS, judge_students
 from telme.training.text_noise import ASR_ERRORS, Recogniser
 from telme.training.visual import Stills
