@@ -26,7 +26,7 @@ from streamer.events import json_schema
 from streamer.http_server import HttpServerError
 from streamer.json_lines import OutputError
 from streamer.mqtt import asyncapi
-from streamer.mqtt.errors import BrokerError, OutboxError
+from streamer.mqtt.errors import BrokerError, OutboxError, TakenOverError
 from streamer.service import serve
 from streamer.settings import StreamSettings
 from streamer.signals import SourceError
@@ -44,6 +44,7 @@ exit codes:
   0    the source ended, or the stream was stopped by Ctrl-C or SIGTERM
   1    an unexpected failure; the log holds the traceback
   2    a setting, file, device, model, bundle, broker, outbox or output cannot be used; one sentence says why
+  3    another telme-stream of the same node name was started later, and stays
   130  stopped by a second Ctrl-C, without finishing the utterance in hand
 """
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_serve(settings, read))
     except USER_ERRORS as error:
         sys.stderr.write(f"telme-stream: {error}\n")
-        return 2
+        return 3 if isinstance(error, TakenOverError) else 2
     except KeyboardInterrupt:
         return 130
     return 0

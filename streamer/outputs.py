@@ -41,7 +41,7 @@ async def served_metrics(settings: StreamSettings, health: Health, parts: AsyncE
 async def local_sinks(
     settings: StreamSettings, bundle: str, parts: AsyncExitStack
 ) -> tuple[list[Sink], Callable[[str], object]]:
-    """What shows events on this machine: JSON lines or the live view, and the live page where it is wanted.
+    """What shows events on this machine: JSON lines or the live view, if any, and the live page where it is wanted.
 
     Also a function that says something to the person who started the program.
     Raises PageError, and OutputError where there is nothing to write to.
@@ -55,6 +55,8 @@ async def local_sinks(
         if sys.stdout is None:
             raise OutputError("cannot write events: the standard output is closed.")
         sinks.append(parts.enter_context(JsonLines(sys.stdout, provisional=settings.output.provisional)))
+        return sinks, sys.stderr.write
+    if not settings.output.view:
         return sinks, sys.stderr.write
     view = parts.enter_context(TerminalView(Console()))
     heard = ", ".join(_source_name(stream.sources) for stream in settings.each())

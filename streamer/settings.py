@@ -281,6 +281,7 @@ class Output(_Section):
     reloadable = ("transcript",)
 
     json_lines: bool = Field(False, description="one event a line on stdout, instead of the live view")
+    view: bool = Field(True, description="false shows no live view, which a service's log would keep")
     provisional: bool = Field(False, description="true has provisional events among the JSON lines, too")
     transcript: bool = Field(True, description="false keeps what was said out of events")
     viewer_port: int | None = Field(None, ge=0, le=65_535, description="serve the live page on this loopback port")

@@ -67,7 +67,7 @@ def test_the_unit_starts_what_there_is_and_waits_long_enough(service: dict[str, 
     assert settings.mqtt.outbox.startswith("%S/" + service["StateDirectory"][0])
     assert variables["HF_HOME"].startswith("%C/" + service["CacheDirectory"][0])
     assert int(service["TimeoutStopSec"][0].removesuffix("s")) >= 2 * (settings.stop_s + settings.mqtt.flush_s)
-    assert service["RestartPreventExitStatus"] == ["2"]
+    assert service["RestartPreventExitStatus"] == ["3"]  # and what is away at boot is tried again
     assert "$MAINPID" in service["ExecReload"][0]
 
 
@@ -119,6 +119,8 @@ def test_the_image_runs_as_nobody_in_particular_with_settings_that_are_ours() ->
     variables = dict(part.split("=", 1) for part in shlex.split(last["ENV"]))
     settings = load({}, variables)
     assert settings != StreamSettings()
+    assert not settings.output.view  # Docker would keep it
+    assert not settings.output.json_lines
     assert Path(settings.mqtt.outbox).is_relative_to(last["VOLUME"])
     assert Path(variables["HF_HOME"]).is_relative_to(last["VOLUME"])
     assert f"127.0.0.1:{settings.output.metrics_port}/healthz" in last["HEALTHCHECK"]

@@ -20,7 +20,7 @@ from emotion_events import INFO, emotion_event
 from streamer.events import EmotionEvent
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
-from streamer.mqtt.errors import BrokerError
+from streamer.mqtt.errors import BrokerError, TakenOverError
 from streamer.mqtt.info import Info
 from streamer.mqtt.password import read_password
 from streamer.mqtt.publisher import Publisher, _full_jitter_s
@@ -354,7 +354,7 @@ async def test_of_two_programs_with_one_name_the_later_one_stays_and_the_other_e
     first, second = publisher(mosquitto.url), publisher(mosquitto.url)
     first._protocol = second._protocol = protocol
     with Subscriber(mosquitto.port) as subscriber:
-        with pytest.raises(BrokerError, match=r"uses the node name 'robot'.*give each program its own --node"):  # noqa: PT012 - raised on leaving, too
+        with pytest.raises(TakenOverError, match=r"uses the node name 'robot'.*give each program its own --node"):  # noqa: PT012 - raised on leaving, too
             async with first:
                 first.ready(INFO)
                 await subscriber.wait_for("/availability")
@@ -379,6 +379,34 @@ async def test_a_predecessor_whose_clock_was_ahead_keeps_nobody_out(mosquitto: M
         async with online(mosquitto.url) as connected:
             connected.publish(emotion_event(1))
             await until(lambda: connected.status().published == 1)
+
+
+def test_a_predecessor_that_a_restarted_broker_shows_again_ends_nobody() -> None:
+    ahead = INFO.model_copy(update={"started_at": datetime.now(UTC) + timedelta(days=1)})
+    later = INFO.model_copy(update={"started_at": datetime.now(UTC) + timedelta(days=2)})
+    connected = publisher("mqtt://localhost")
+    connected._info = INFO
+    connected._check_alone(ahead.model_dump_json().encode())
+    connected._reconnects = 1
+    connected._check_alone(ahead.model_dump_json().encode())
+    with pytest.raises(TakenOverError):
+        connected._check_alone(later.model_dump_json().encode())
+
+
+async def test_pauses_grow_while_a_broker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it takes longer to give up than a steady connection holds."""
+    paused_after: list[int] = []
+    monkeypatch.setattr("streamer.mqtt.publisher._STEADY_S", 0.01)
+    monkeypatch.setattr("streamer.mqtt.publisher._full_jitter_s", lambda failures: paused_after.append(failures) or 0.0)
+    silent = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with silent:
+        connected = publisher(f"mqtt://127.0.0.1:{port}", QUICK.model_copy(update={"connect_timeout_s": 0.1}))
+        connected._connected_once.set()
+        keeping = asyncio.create_task(connected._keep_connected())
+        await until(lambda: len(paused_after) >= 4)
+        keeping.cancel()
+    assert paused_after[:4] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("failures", range(0, 12, 3))

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 import random
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn, Self
@@ -29,7 +31,7 @@ from streamer.mqtt.client import (
     negotiate,
     reason_code,
 )
-from streamer.mqtt.errors import BrokerError, DeniedError
+from streamer.mqtt.errors import BrokerError, DeniedError, TakenOverError
 from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
 from streamer.mqtt.outbox import Bounds, Outbox
@@ -104,7 +106,9 @@ class Publisher:
         self._protocol: ProtocolVersion | None = None  # not known yet
         self._tls: ssl.SSLContext | None = None
 
+        self._connected_at = math.inf  # of the event loop's time, where there is a connection
         self._info: Info | None = None
+        self._predecessors: set[datetime] = set()  # programs of our name that had ended when we began, by their start
         bounds = Bounds(settings.queue_max, settings.queue_max_mb * 1_000_000, settings.queue_max_age_s)
         self._outbox = Outbox(bounds, outbox, settings.outbox_sync)
         self._latest: dict[str, EmotionEvent] = {}  # the last final event delivered, by stream
@@ -216,7 +220,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            began = loop.time()
+            self._connected_at = math.inf
             try:
                 if await self._connect_and_serve():
                     return
@@ -236,7 +240,7 @@ class Publisher:
                 self._failed_to_connect(str(error))
             except TimeoutError:
                 self._failed_to_connect(f"no answer within {self._settings.connect_timeout_s:g} s")
-            if loop.time() - began > _STEADY_S:
+            if loop.time() - self._connected_at > _STEADY_S:
                 failures = 0
             await asyncio.sleep(_full_jitter_s(failures))
             failures += 1
@@ -267,6 +271,7 @@ class Publisher:
             if self._connected_once.is_set():
                 self._reconnects += 1
             self._connected = True
+            self._connected_at = asyncio.get_running_loop().time()
             self._connected_once.set()
             log.info("connected to %s (MQTT %s)", self._address, _NAMES[self._protocol])
             ended = False
@@ -327,7 +332,7 @@ class Publisher:
                 raise error
         causes = [error.__cause__ for error in errors]
         if any(isinstance(cause, MqttCodeError) and reason_code(cause.rc) == SESSION_TAKEN_OVER for cause in causes):
-            raise BrokerError(self._taken_over())
+            raise TakenOverError(self._taken_over())
         log.warning("lost the connection to %s: %s", self._address, causes[0] or errors[0])
         if held_s < _STEADY_S:
             # Brokers keep one connection of a name and close the older one, many without telling why.
@@ -440,13 +445,18 @@ class Publisher:
                 self._take_request(_request(verb, payload, message.properties))
 
     def _check_alone(self, payload: bytes) -> None:
-        """Raises BrokerError when a program that was started later used our name while we were not connected.
+        """Raises TakenOverError when a program that was started later used our name while we were not connected.
 
-        Not at the first connection: what is retained then can be of our predecessor, by a clock that was ahead.
+        Not at the first connection: what is retained then is of our predecessor, whose clock may have been ahead. A
+        broker that starts again may show it once more.
         """
         started = started_at(payload)
-        if self._reconnects and self._info is not None and started is not None and started > self._info.started_at:
-            raise BrokerError(self._taken_over())
+        if started is None or self._info is None:
+            return
+        if not self._reconnects:
+            self._predecessors.add(started)
+        elif started > self._info.started_at and started not in self._predecessors:
+            raise TakenOverError(self._taken_over())
 
     def _greet_home_assistant(self, status: bytes) -> None:
         """A Home Assistant that has just started may use a broker that forgot what was retained."""
