@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from streamer.health import Vitals
 from streamer.models import Models
 from streamer.segmenter import Segmenter
 from streamer.settings import StreamSettings
-from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source
+from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, VideoFrame
 from streamer.speakers import SpeakerCounters, Speakers
 from streamer.speculation import Speculation, SpeculationCounters
 from streamer.utterance import EndReason, Rejected, Transcript, Unfinished, Utterance
@@ -187,7 +187,7 @@ class Pipeline:
     async def run(self) -> None:
         """Runs until the source ends or `stop` is called; then the utterance in hand is finished."""
         self._wall_clock.begin()
-        watching = asyncio.create_task(self._watcher.watch(self.source.frames()), name="watch")
+        watching = asyncio.create_task(self._watcher.watch(self._frames()), name="watch")
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name="listen")
@@ -223,6 +223,12 @@ class Pipeline:
                 await self._hand_over(utterance)
         finally:
             await self._backlog.close()
+
+    async def _frames(self) -> AsyncIterator[VideoFrame]:
+        """The source's; while the stream is paused, nobody is looked at."""
+        async for frame in self.source.frames():
+            if not self.paused:
+                yield frame
 
     async def _take(self, chunk: AudioChunk | None) -> None:
         if chunk is None:

@@ -111,6 +111,15 @@ async def test_nothing_piles_up_while_nobody_speaks(recognizer: Recognizer) -> N
     assert stream._watcher.remembered <= 2 * PICTURE_MEMORY_S
 
 
+async def test_nobody_is_looked_at_while_the_stream_is_paused(recognizer: Recognizer) -> None:
+    async with open_source(SETTINGS.sources, rate_hz=1) as source:
+        face = (await anext(aiter(source.frames()))).image
+    stream = pipeline(Silence(face), recognizer, Events())
+    stream.paused = True
+    await stream.run()
+    assert (stream.pictures.seen, stream.counters.paused_samples) == (0, Silence.seconds * SAMPLE_RATE_HZ)
+
+
 async def test_an_utterance_that_a_model_cannot_digest_is_counted_and_the_stream_goes_on(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
