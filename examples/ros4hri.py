@@ -76,6 +76,9 @@ def main(host: str = "localhost", port: str = "1883") -> None:
 
     def on_message(_client: mqtt.Client, _userdata: Any, received: mqtt.MQTTMessage) -> None:
         event = json.loads(received.payload)
+        if event["emotion"] not in EXPRESSIONS:
+            node.get_logger().warning(f"no expression for {event['emotion']}", once=True)
+            return
         shown, name = expression(event), topic(event)
         message = Message()
         message.header.stamp.sec, message.header.stamp.nanosec = shown.stamp

@@ -2,8 +2,8 @@
 //
 //     node subscriber.js [mqtt://host:port]
 //
-// Needs mqtt.js: npm install --no-save mqtt. Events that come while it is away are kept by the broker; one that comes
-// twice is printed once.
+// Needs mqtt.js: npm install --no-save mqtt. Events that come while it is away are kept by the broker for mqtt.expiry_s,
+// a minute unless telme-stream is told otherwise; one that comes twice is printed once.
 
 const mqtt = require("mqtt");
 

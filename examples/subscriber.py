@@ -2,7 +2,8 @@
 
     python subscriber.py [host [port]]
 
-Needs paho-mqtt. Events that come while it is away are kept by the broker; one that comes twice is printed once.
+Needs paho-mqtt. Events that come while it is away are kept by the broker for `mqtt.expiry_s`, a minute unless
+telme-stream is told otherwise; one that comes twice is printed once.
 """
 
 import json
