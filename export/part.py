@@ -49,7 +49,7 @@ class Plan:
         return to_onnx(lean(self.module), self.signature, self.example)
 
     def unquantised(self, model: ModelProto) -> list[str]:
-        """Nodes of the part's model that no fixed scale of activations fits: the first two products over sound.
+        """Nodes of the part's model that no one scale of activations fits: the first two products over sound.
 
         They are convolutions, or matrix products in their place (export/lean.py). Pauses lie below the step of a scale
         that is wide enough for speech, and the normalisation behind them makes of the error as much as of a signal.
@@ -74,7 +74,7 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
     if precision == "int8-static":
         model = static.quantized(plan.model, plan.calibration(), plan.unquantised(plan.model))
     else:
-        model = convert(plan.model, precision)
+        model = convert(plan.model, precision, plan.unquantised(plan.model))
     onnx.save(model, path)
     part = Part(
         file=path.name,

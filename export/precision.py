@@ -31,10 +31,10 @@ class _Replacement:
     nodes: list[NodeProto] = field(default_factory=list)
 
 
-def convert(model: ModelProto, precision: Precision) -> ModelProto:
+def convert(model: ModelProto, precision: Precision, left: Sequence[str] = ()) -> ModelProto:
     """The same model with another precision; `model` itself is left alone.
 
-    fp32 gives an equal copy. int8-dynamic also turns matrix products into int8 ones.
+    fp32 gives an equal copy. int8-dynamic also turns matrix products into int8 ones, but for nodes named in `left`.
     Raises ValueError for bf16, which ONNX Runtime does not compute in, and for int8-static and fp8, which need
     real inputs.
     """
@@ -48,7 +48,7 @@ def convert(model: ModelProto, precision: Precision) -> ModelProto:
         case "int8":
             return _store(_embeddings_by_row(_copy(model)), _eight_bits)
         case "int8-dynamic":
-            return _store(_embeddings_by_row(_dynamic(model)), _eight_bits)
+            return _store(_embeddings_by_row(_dynamic(model, left)), _eight_bits)
 
 
 def _copy(model: ModelProto) -> ModelProto:
@@ -57,7 +57,7 @@ def _copy(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _dynamic(model: ModelProto) -> ModelProto:
+def _dynamic(model: ModelProto, left: Sequence[str]) -> ModelProto:
     # ONNX Runtime's kernel takes one scale per column of a matrix, not of the several that attention's heads have.
     stacked = {weight.name for weight in model.graph.initializer if len(weight.dims) > 2}
     with TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def _dynamic(model: ModelProto) -> ModelProto:
             model,
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=[node.name for node in model.graph.node if stacked & set(node.input)],
+            nodes_to_exclude=[*left, *(node.name for node in model.graph.node if stacked & set(node.input))],
             per_channel=True,
             weight_type=QuantType.QInt8,
         )

@@ -71,8 +71,8 @@ class Builder:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether engines are built on a GPU that can run them."""
-        return self._gpu is not None
+        """Whether engines are built on a GPU that can run them; those for RTX may be for others than this one."""
+        return self._gpu is not None and self._gpu.compute_capability in self.capabilities
 
     def build(self, model: ModelProto, profiles: Sequence[Profile], name: str) -> tuple[bytes, Engine]:
         """The engine and what the manifest says about it, its weights excepted.
@@ -125,11 +125,15 @@ class Builder:
             return config
         if options.version_compatible:
             config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
-        config.hardware_compatibility_level = {
-            "none": library.HardwareCompatibilityLevel.NONE,
-            "same_compute_capability": library.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-            "ampere_plus": library.HardwareCompatibilityLevel.AMPERE_PLUS,
-        }[options.hardware]
+        if options.hardware == "ampere_plus":
+            config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.hardware == "same_compute_capability":
+            if not hasattr(library.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):
+                raise ExportError(
+                    f"TensorRT {library.__version__} builds no engines for all GPUs of a compute capability; install "
+                    "10.9 or newer, or leave --hardware same_compute_capability out."
+                )
+            config.hardware_compatibility_level = library.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
         return config
 
     def _hardware(self) -> Hardware:

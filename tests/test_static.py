@@ -65,14 +65,22 @@ def plan(request: pytest.FixtureRequest) -> Plan:
     )
 
 
-@pytest.mark.parametrize("make", [part.export, openvino_part.export], ids=["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    [(part.export, "int8-static"), (part.export, "int8-dynamic"), (openvino_part.export, "int8-static")],
+    ids=["onnxruntime, static", "onnxruntime, dynamic", "openvino"],
+)
 def test_pauses_do_not_lead_astray(
-    make: Callable[[Plan, Precision, Path], Part], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Plan, Precision, Path], Part],
+    precision: Precision,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     required("openvino", "openvino")
     required("nncf", "nncf")
     monkeypatch.setattr(parity, "demand", lambda *_: None)
-    agreement = make(plan, "int8-static", tmp_path).parity
+    agreement = make(plan, precision, tmp_path).parity
     assert agreement is not None
     # Weights that are random and few quantise worse than trained ones.
     assert agreement.min_cosine > 0.95

@@ -223,6 +223,14 @@ def test_an_engine_without_weights_has_them_beside_it(
     assert part.engine.weights.sha256 == part.engine.onnx_sha256
 
 
+@pytest.mark.usefixtures("library")
+def test_engines_for_another_gpu_than_the_one_at_hand_are_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find", lambda: gpu.Gpu("NVIDIA H100", "9.0"))
+    assert not Builder(Options("tensorrt-rtx", compute_capabilities=("8.9",))).has_gpu
+    monkeypatch.setattr(gpu, "find", lambda: gpu.Gpu("NVIDIA L4", "8.9"))
+    assert Builder(Options("tensorrt-rtx", compute_capabilities=("8.6", "8.9"))).has_gpu
+
+
 @pytest.mark.usefixtures("library", "no_gpu")
 def test_ctrl_c_stops_a_build(fusion: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
