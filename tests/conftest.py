@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -25,3 +27,13 @@ def corpora() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return CORPORA
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """A command that a test runs here sends all logs to that test's stderr, which is closed when the next test logs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers.copy(), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
