@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from known_speech import CHUNK
 from rich.console import Console
 from rich.progress import track
@@ -70,10 +71,10 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=100, help="of each kind")
     options = parser.parse_args()
     reader = VoiceReader(VoiceEncoder.load())
-    chosen = list(_chosen(options.corpora, options.clips))
-    said = [one for clip in track(chosen, console=Console(stderr=True)) for one in _say(clip, reader)]
-    first = [one for one in said if _actor(one) in range(1, 11)]
-    second = [one for one in said if _actor(one) in range(11, 21)]
+    clips = list(chosen(options.corpora, options.clips))
+    said = [one for clip in track(clips, console=Console(stderr=True)) for one in say(clip, reader)]
+    first = [one for one in said if actor(one) in range(1, 11)]
+    second = [one for one in said if actor(one) in range(11, 21)]
     german = [one for one in said if one.person.startswith("EmoDB")]
     seconds = [one.voice.speech_ms / 1000 for one in said]
     low, high = np.percentile(seconds, (5, 95))
@@ -108,7 +109,7 @@ def main() -> None:
     _print_times(second, reader)
 
 
-def _chosen(corpora: Path, clips: int) -> Iterator[Path]:
+def chosen(corpora: Path, clips: int) -> Iterator[Path]:
     """All calm clips and `clips` others of each person."""
     by_person: dict[str, list[Path]] = {}
     for clip in (*_clips(corpora, "ravdess/audio", "*.flac"), *_clips(corpora, "emodb/audio", "*.flac")):
@@ -138,13 +139,13 @@ def _is_calm(clip: Path) -> bool:
     return clip.stem[6:8] in CALM if clip.stem.startswith("03-") else clip.stem[5:6] == "N"
 
 
-def _actor(one: Said) -> int:
+def actor(one: Said) -> int:
     """RAVDESS's number; 0 for other people."""
     corpus, number = one.person.split()
     return int(number) if corpus == "RAVDESS" else 0
 
 
-def _say(clip: Path, reader: VoiceReader) -> Iterator[Said]:
+def say(clip: Path, reader: VoiceReader) -> Iterator[Said]:
     """The clip's utterances, as the live system cuts them."""
     sound: Sound = read(clip)
     segmenter = Segmenter(Segmentation(), make_detector(Vad()))
@@ -172,34 +173,48 @@ def _print(heading: str, rows: dict[str, tuple[Sequence[Said], Speakers]], conve
 
 
 def _converse(pool: Sequence[Said], people: int, bounds: Speakers, seed: int) -> Result:
-    turns = _turns(pool, people, np.random.default_rng(seed))
+    spoken = turns(pool, people, np.random.default_rng(seed))
     speakers = People(bounds, "person")
     names = []
-    for turn in turns:
+    for turn in spoken:
         names.append(speakers.name_of(turn.voice))
         speakers.learn(turn.voice)
-    who, called = (np.unique(values, return_inverse=True) for values in ([turn.person for turn in turns], names))
-    counts = np.zeros((len(who[0]), len(called[0])), int)
-    np.add.at(counts, (who[1], called[1]), 1)
-    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    counts = _counts([turn.person for turn in spoken], names)
     return Result(
-        right=matched / len(turns),
-        split=1 - counts.max(axis=1).sum() / len(turns),
-        merged=1 - counts.max(axis=0).sum() / len(turns),
+        right=_right(counts),
+        split=1 - counts.max(axis=1).sum() / len(spoken),
+        merged=1 - counts.max(axis=0).sum() / len(spoken),
     )
 
 
-def _turns(pool: Sequence[Said], people: int, rng: np.random.Generator) -> list[Said]:
+def matched(persons: Sequence[str], names: Sequence[str]) -> float:
+    """The share of turns with the right name, after the best matching of names and persons."""
+    return _right(_counts(persons, names))
+
+
+def _right(counts: npt.NDArray[np.int_]) -> float:
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
+
+
+def _counts(persons: Sequence[str], names: Sequence[str]) -> npt.NDArray[np.int_]:
+    """(persons, names): turns of each person under each name."""
+    who, called = (np.unique(values, return_inverse=True) for values in (persons, names))
+    counts = np.zeros((len(who[0]), len(called[0])), int)
+    np.add.at(counts, (who[1], called[1]), 1)
+    return counts
+
+
+def turns(pool: Sequence[Said], people: int, rng: np.random.Generator) -> list[Said]:
     """So many people in random turns; nobody repeats a clip before all of his were heard."""
     persons = rng.choice(sorted({one.person for one in pool}), people, replace=False)
     theirs = {person: [one for one in pool if one.person == person] for person in persons}
     orders = {person: np.resize(rng.permutation(len(own)), TURNS) for person, own in theirs.items()}
     said = dict.fromkeys(persons, 0)
-    turns = []
+    spoken = []
     for person in rng.choice(persons, TURNS):
-        turns.append(theirs[person][orders[person][said[person]]])
+        spoken.append(theirs[person][orders[person][said[person]]])
         said[person] += 1
-    return turns
+    return spoken
 
 
 def _print_short(pool: Sequence[Said], reader: VoiceReader, conversations: int) -> None:
@@ -216,7 +231,7 @@ def _print_short(pool: Sequence[Said], reader: VoiceReader, conversations: int) 
         rights = []
         for policy in policies.values():
             judged = [
-                _judge_short(_turns(pool, 2, np.random.default_rng(seed)), short, policy, seed)
+                _judge_short(turns(pool, 2, np.random.default_rng(seed)), short, policy, seed)
                 for seed in range(conversations)
             ]
             rights.append(f"{100 * np.mean(np.concatenate(judged)):.1f}")
@@ -224,21 +239,21 @@ def _print_short(pool: Sequence[Said], reader: VoiceReader, conversations: int) 
 
 
 def _judge_short(
-    turns: Sequence[Said], short: dict[int, Voice], policy: Callable[[People, Voice], str], seed: int
+    spoken: Sequence[Said], short: dict[int, Voice], policy: Callable[[People, Voice], str], seed: int
 ) -> list[bool]:
     """Whether each short utterance got the name that its person mostly has in the whole ones."""
-    is_short = np.random.default_rng(seed).random(len(turns)) < 0.5
+    is_short = np.random.default_rng(seed).random(len(spoken)) < 0.5
     speakers = People(DEFAULT, "person")
     names: list[str] = []
-    for turn, shortly in zip(turns, is_short, strict=True):
+    for turn, shortly in zip(spoken, is_short, strict=True):
         if shortly:
             names.append(policy(speakers, short[id(turn)]))
         else:
             names.append(speakers.name_of(turn.voice))
             speakers.learn(turn.voice)
     judged = []
-    for turn, name, shortly in zip(turns, names, is_short, strict=True):
-        own = [n for n, t, s in zip(names, turns, is_short, strict=True) if t.person == turn.person and not s]
+    for turn, name, shortly in zip(spoken, names, is_short, strict=True):
+        own = [n for n, t, s in zip(names, spoken, is_short, strict=True) if t.person == turn.person and not s]
         if shortly and own:
             judged.append(name == max(sorted(set(own)), key=own.count))
     return judged

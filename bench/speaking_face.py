@@ -34,12 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     folder = parser.parse_args().clips
-    talking = [_pictures(path) for path in sorted(folder.glob("grid_*.mpg"))]
-    lively = [stretch for path in sorted(folder.glob("pyfeat_*.mp4")) for stretch in _stretches(_pictures(path))]
+    talking = [pictures(path) for path in sorted(folder.glob("grid_*.mpg"))]
+    lively = [stretch for path in sorted(folder.glob("pyfeat_*.mp4")) for stretch in _stretches(pictures(path))]
     video = VideoFeatures(Bundle.open(COMPACT).manifest.visual, FaceDetector(COMPACT / "face_detector.onnx"))
     print("| listener | seconds | utterances | by the mouth % | the largest % |\n|---|---|---|---|---|")
-    still = [(speaker, _still(other)) for speaker, other in itertools.permutations(talking, 2)]
-    for name, pairs in (("another head, still", still), ("a lively face", list(itertools.product(talking, lively)))):
+    beside_still = [(speaker, still(other)) for speaker, other in itertools.permutations(talking, 2)]
+    for name, pairs in (
+        ("another head, still", beside_still),
+        ("a lively face", list(itertools.product(talking, lively))),
+    ):
         for seconds in SECONDS:
             outcomes = [
                 _outcome(video, speaker, listener, round(seconds * RATE_HZ), scale, left)
@@ -58,16 +61,16 @@ def _outcome(
     seen: list[list[Sighting]] = []
     for talks, listens in zip(speaker[first : first + count], listener, strict=False):
         other = _fitted(cv2.resize(listens, None, fx=scale, fy=scale))
-        sightings = video.see(np.hstack([talks, other] if left else [other, talks]))
+        sightings = video.see(beside(talks, other, left))
         edge = talks.shape[1] if left else other.shape[1]
         if sightings:
             seen.append(sightings)
     his = {id(s.pixels) for s in itertools.chain(*seen) if s.face is not None and (s.face.box.left < edge) == left}
-    chosen = [id(pixels) in his for pixels in speaking_face(seen)]
+    chosen = [id(pixels) in his for pixels in speaking_face(seen).pixels]
     return sum(chosen) > len(chosen) / 2, float(np.mean([id(sightings[0].pixels) in his for sightings in seen]))
 
 
-def _pictures(path: Path) -> list[Pixels]:
+def pictures(path: Path) -> list[Pixels]:
     found: list[Pixels] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -84,7 +87,13 @@ def _stretches(pictures: Sequence[Pixels]) -> Iterator[list[Pixels]]:
         yield list(pictures[start : start + size])
 
 
-def _still(pictures: list[Pixels]) -> list[Pixels]:
+def beside(talks: Pixels, listens: Pixels, left: bool) -> Pixels:
+    """Both in one picture, of equal heights; left: where the speaker is."""
+    return np.hstack([talks, listens] if left else [listens, talks])
+
+
+def still(pictures: Sequence[Pixels]) -> list[Pixels]:
+    """The first picture all the time, with grain, in a place that trembles."""
     random = np.random.default_rng(0)
     copies = []
     for _ in pictures:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from streamer.backlog import Cut
 from streamer.dialogue import Dialogue
 from streamer.speakers import Speakers, Voice
-from streamer.speaking_face import speaking_face
+from streamer.speaking_face import Seats, speaking_face
 from streamer.stages import Stages
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript, Unfinished, Utterance
@@ -30,7 +30,8 @@ class Analysis:
     heard: its words, or why they are not believed; None where nobody listened for words.
     turns: the dialogue that the text teacher read; None without words.
     voice: None where nobody is told apart.
-    speaker: whose voice it is taken for.
+    seats: None where the camera does not see several people.
+    speaker: whom it is taken for.
     audio, visual: None where there is too little sound, or no face.
     transcription_ms: None where nobody listened for words.
     begun_at: monotonic seconds.
@@ -41,6 +42,7 @@ class Analysis:
     heard: Transcript | Rejected | None
     turns: tuple[Turn, ...] | None
     voice: Voice | None
+    seats: Seats | None
     speaker: str
     audio: Encoded | None
     visual: Encoded | None
@@ -94,14 +96,15 @@ class Analyst:
         # All of them, also where one fails: none may still be at work when the next utterance has its turn.
         await asyncio.gather(listening, reading_voice, encoding_audio, looking, return_exceptions=True)
         heard, transcription_ms = listening.result()
-        voice, audio, visual = reading_voice.result(), encoding_audio.result(), looking.result()
-        speaker = self._speakers.name_of(voice)
+        voice, audio, (visual, seats) = reading_voice.result(), encoding_audio.result(), looking.result()
+        speaker = self._speakers.name_of(voice, seats)
         turns = self._turns(utterance, speaker, heard)
         recognition = await self._recognise(heard, turns, audio, visual)
         return Analysis(
             heard=heard,
             turns=turns,
             voice=voice,
+            seats=seats,
             speaker=speaker,
             audio=audio,
             visual=visual,
@@ -114,7 +117,7 @@ class Analyst:
 
     async def renew(self, analysis: Analysis, utterance: Utterance) -> Analysis:
         """The analysis as it would be now: the text is read again if there are new turns before it."""
-        speaker = self._speakers.name_of(analysis.voice)
+        speaker = self._speakers.name_of(analysis.voice, analysis.seats)
         turns = self._turns(utterance, speaker, analysis.heard)
         if turns == analysis.turns:
             return replace(analysis, speaker=speaker)
@@ -133,11 +136,12 @@ class Analyst:
             return None
         return await run_in(self._workers.voices, self._voices.read, utterance)
 
-    async def _look(self, utterance: Utterance) -> Encoded | None:
+    async def _look(self, utterance: Utterance) -> tuple[Encoded | None, Seats | None]:
         # A file hands out sound only after the pictures before it were looked at. Who still speaks is not waited for.
         wait_s = PICTURE_WAIT_S if self._live and utterance.reason is not Unfinished.SPEAKING else 0.0
         pictures = await self._watcher.between(utterance.start_s, utterance.end_s, wait_s)
-        return await self._stages.encode_visual(speaking_face(pictures))
+        face = speaking_face(pictures)
+        return await self._stages.encode_visual(face.pixels), face.seats
 
     def _turns(
         self, utterance: Utterance, speaker: str, heard: Transcript | Rejected | None

@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--bundle", metavar="DIR|hf://ORG/NAME", help="recogniser to run; the compact one ships")
     models.add_argument("--asr", metavar="MODEL", help='faster-whisper name, folder, package:NAME/FOLDER, or "none"')
     models.add_argument(
-        "--speakers", metavar="N", type=int, help="tell at most so many people apart by their voices; 1 tells nobody"
+        "--speakers", metavar="N", type=int, help="tell at most so many people apart by voice and seat; 1 tells nobody"
     )
     models.add_argument("--language", metavar="CODE", help="spoken language, as in en; null detects it")
     models.add_argument(

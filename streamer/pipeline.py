@@ -323,7 +323,7 @@ class Pipeline:
     def _remember(self, utterance: Utterance, analysis: Analysis) -> None:
         """Make what was said in an utterance that is over part of the dialogue, and whose voice it was known."""
         if analysis.voice is not None and not isinstance(analysis.heard, Rejected):
-            self._speakers.learn(analysis.voice)
+            self._speakers.learn(analysis.voice, analysis.seats)
         match analysis.heard:
             case Transcript(text=text):
                 self.dialogue.add(analysis.speaker, text, utterance.end_s)

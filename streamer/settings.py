@@ -178,7 +178,7 @@ class Dialogue(_Section):
 
 
 class Speakers(_Section):
-    """Telling the people apart who share one source, by their voices."""
+    """Telling the people apart who share one source, by their voices and by whose mouth moves."""
 
     people_max: int = Field(1, ge=1, le=16, description="at most so many people; 1 tells nobody apart")
     names: Names = Field(
@@ -189,6 +189,13 @@ class Speakers(_Section):
     )
     min_ms: int = Field(
         1000, ge=100, le=10_000, description="shorter speech goes to whom it is most like, and nobody new is made of it"
+    )
+    seat_likeness: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="where the camera sees several people, a voice is so much more like that of whoever sits where a "
+        "mouth moves, and so much less like a listener's; 0 trusts voices alone",
     )
 
 

@@ -1,4 +1,4 @@
-"""Whose voice is whose: names by likeness, bounded, in the order in which people are first heard."""
+"""Whose voice is whose: names by likeness and seat, bounded, in the order in which people are first heard."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from streamer import settings
 from streamer.speakers import Speakers, Voice
+from streamer.speaking_face import Seats
+from telme.features.faces import Box
 
 DIMENSIONS = 256
 
@@ -26,12 +28,23 @@ def voice_of(person: int, seed: int = 0, speech_ms: float = 2000) -> Voice:
     return voice(pure + np.random.default_rng([person, seed]).normal(0, 0.5 / DIMENSIONS**0.5, DIMENSIONS), speech_ms)
 
 
-def heard(known: Speakers, voices: list[Voice]) -> list[str]:
+def heard(known: Speakers, voices: list[Voice], seen: list[Seats | None] | None = None) -> list[str]:
     names = []
-    for one in voices:
-        names.append(known.name_of(one))
-        known.learn(one)
+    for one, seats in zip(voices, seen or [None] * len(voices), strict=True):
+        names.append(known.name_of(one, seats))
+        known.learn(one, seats)
     return names
+
+
+def alike(cosine: float) -> tuple[Voice, Voice]:
+    first, other = np.eye(DIMENSIONS)[:2]
+    return voice(first), voice(cosine * first + (1 - cosine**2) ** 0.5 * other)
+
+
+def seated(speaker: int, people: int = 2, moved: float = 0.0) -> Seats:
+    """People side by side, two faces apart, of whom one speaks; all have moved by so many faces."""
+    boxes = [Box(left, 0, left + 100, 100, 1.0) for left in (200.0 * n + 100 * moved for n in range(people))]
+    return Seats(boxes.pop(speaker), tuple(boxes))
 
 
 VOICES = st.builds(
@@ -121,3 +134,49 @@ def test_after_a_reset_the_next_one_is_the_first() -> None:
 def test_more_than_sixteen_names_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 16"):
         settings.Speakers(names=[f"n{i}" for i in range(17)])
+
+
+def test_two_who_sound_alike_are_told_apart_by_whose_mouth_moves() -> None:
+    ann, eve = alike(0.7)
+    assert heard(speakers(), [ann, eve, ann, eve]) == ["person-1"] * 4
+    seen = [seated(0), seated(1), seated(0, moved=0.4), seated(1, moved=-0.4)]
+    assert heard(speakers(), [ann, eve, ann, eve], seen) == ["person-1", "person-2"] * 2
+
+
+def test_one_who_sounds_otherwise_today_is_known_by_the_seat() -> None:
+    calm, angry = alike(0.6)
+    assert heard(speakers(), [calm, angry]) == ["person-1", "person-2"]
+    assert heard(speakers(), [calm, angry], [seated(0), seated(0)]) == ["person-1", "person-1"]
+
+
+def test_a_clear_voice_outweighs_a_mouth_that_is_taken_for_the_moving_one() -> None:
+    ann, eve = alike(0.2)
+    assert heard(speakers(), [ann, eve, ann], [seated(0), seated(1), seated(1)])[-1] == "person-1"
+
+
+def test_a_seat_where_nobody_is_seen_says_nothing() -> None:
+    ann, eve = alike(0.7)
+    assert heard(speakers(), [ann, eve], [seated(0), seated(0, moved=5)]) == ["person-1", "person-1"]
+
+
+def test_who_changes_seats_keeps_the_name_and_is_then_known_by_the_new_one() -> None:
+    ann, alike_to_ann = alike(0.6)
+    known = speakers()
+    assert heard(known, [ann, ann], [seated(0), seated(0, moved=5)]) == ["person-1"] * 2
+    assert known.name_of(alike_to_ann, seated(0, moved=5)) == "person-1"
+    assert known.name_of(alike_to_ann, seated(0)) == "person-2"
+
+
+@given(st.lists(st.tuples(VOICES, st.integers(0, 3)), max_size=30))
+def test_seats_that_weigh_nothing_change_no_name(turns: list[tuple[Voice, int]]) -> None:
+    voices = [one for one, _ in turns]
+    seen: list[Seats | None] = [seated(speaker, people=4) for _, speaker in turns]
+    assert heard(speakers(seat_likeness=0), voices, seen) == heard(speakers(), voices)
+
+
+def test_after_a_reset_no_seat_is_known() -> None:
+    ann, eve = alike(0.7)
+    known = speakers()
+    heard(known, [ann], [seated(0)])
+    known.reset()
+    assert heard(known, [eve, ann], [seated(0), seated(0)]) == ["person-1", "person-1"]

@@ -48,7 +48,7 @@ def sighting(value: int, x: float, y: float = 50.0, moves: int = 0, side: float 
 
 
 def shown(pictures: Sequence[Sequence[Sighting]]) -> list[int]:
-    return [int(pixels[0, 0]) for pixels in speaking_face(pictures)]
+    return [int(pixels[0, 0]) for pixels in speaking_face(pictures).pixels]
 
 
 @given(st.integers(1, 30), st.floats(0, 500))
@@ -81,6 +81,23 @@ def test_a_face_that_is_gone_for_a_while_is_the_same_one_when_it_is_back() -> No
     pictures[3] = pictures[4] = [sighting(2, 80)]
     assert [len(track) for track in follow(pictures)] == [6, 8]
     assert shown(pictures) == [1] * 6
+
+
+def test_seats_are_where_people_are_in_the_end() -> None:
+    pictures = [[sighting(1, 20 + n, moves=30 * (n % 2)), sighting(2, 80 - n)] for n in range(8)]
+    seats = speaking_face(pictures).seats
+    assert seats is not None
+    assert (seats.speaker.left, [box.left for box in seats.listeners]) == (17, [63])
+    assert seats.nearest(Box(60, 40, 80, 60, 1.0)) == seats.listeners[0]
+    assert seats.nearest(Box(22, 40, 42, 60, 1.0)) == seats.speaker
+    assert seats.nearest(Box(400, 40, 420, 60, 1.0)) is None
+
+
+def test_where_only_one_is_seen_throughout_nobody_is_known_to_listen() -> None:
+    pictures = [[sighting(1, 20)] for _ in range(8)]
+    pictures[4].append(sighting(2, 80))
+    assert speaking_face(pictures).seats is None
+    assert speaking_face([[sighting(1, 20)]]).seats is None
 
 
 def test_who_walks_through_the_picture_is_not_the_speaker() -> None:
@@ -129,5 +146,8 @@ def test_of_two_real_faces_the_one_that_talks_is_found(
         next(s.pixels for s in sightings if s.face is not None and (s.face.box.left < edge) == speaks_left)
         for sightings in seen
     ]
-    for found, wanted in zip(speaking_face(seen), expected, strict=True):
+    face = speaking_face(seen)
+    for found, wanted in zip(face.pixels, expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
+    assert face.seats is not None
+    assert [(box.left < edge) == speaks_left for box in (face.seats.speaker, *face.seats.listeners)] == [True, False]
