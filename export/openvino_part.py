@@ -34,7 +34,10 @@ def export(plan: Plan, precision: Precision, folder: Path) -> Part:
     with TemporaryDirectory() as scratch:
         source = Path(scratch) / "part.onnx"
         onnx.save(plan.model, source)
-        model = _in_precision(library.Core().read_model(source), plan, precision)
+        model = library.Core().read_model(source)
+        if plan.name != "fusion":
+            _unguard(model)
+        model = _in_precision(model, plan, precision)
         # What is not quantised lies in half precision on disk, but for weights beyond its range.
         library.save_model(model, path, compress_to_fp16=precision != "fp32")
     weights = path.with_suffix(".bin")
@@ -60,6 +63,13 @@ def demand(name: str, precision: Precision) -> None:
         raise ExportError(
             f"OpenVINO parts are made in {', '.join(PRECISIONS)}, not in {precision}; choose --precision {name}=bf16."
         )
+
+
+def _unguard(model: "openvino.Model") -> None:
+    """Take out what OpenVINO adds to attention for a query that may look nowhere, which no encoder's input has."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Select" and node.input_value(0).get_node().get_type_name() == "IsNaN":
+            node.output(0).replace(node.input_value(2))
 
 
 def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> "openvino.Model":

@@ -21,7 +21,7 @@ from export.samples import Samples
 from export.torch_model import TorchModel
 from telme.bundle import Bundle, BundleError, Part, Precision, UnfitError
 from telme.features.text import Turn
-from telme.runtime import backends
+from telme.runtime import backends, openvino
 from telme.runtime.model import Array
 from telme.runtime.recognizer import Recognizer
 
@@ -72,6 +72,14 @@ def test_every_part_answers_in_every_precision(name: PartName, precision: Precis
         np.testing.assert_allclose(
             found, wanted["logits"][:4] if rows > 1 else wanted["logits"][1:2], atol=ERRORS[precision]
         )
+
+
+@pytest.mark.usefixtures("undemanding")
+@pytest.mark.parametrize("name", ["text", "audio"])
+def test_attention_is_not_guarded_against_what_no_encoder_is_asked(name: PartName, tmp_path: Path) -> None:
+    made = openvino_part.export(plans()[name], "fp32", tmp_path)
+    kinds = {node.get_type_name() for node in openvino.load().Core().read_model(tmp_path / made.file).get_ops()}
+    assert "IsNaN" not in kinds
 
 
 def test_threads_share_a_model(bundle: Path) -> None:
