@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
+from export.gpu import Gpu, the_gpu
 from export.material import Material, dialogue
 from telme.features.text import Prompter, Turn
 from telme.progress import tracked
@@ -74,10 +75,14 @@ class Host(_Model):
     packages: dict[str, str]
     peak_gflops: float | None = None
     memory_gb_per_s: float | None = None
+    gpu: Gpu | None = None
 
 
 class Benchmark(_Model):
-    """A benchmark's whole result; the first contender is the bundle."""
+    """A benchmark's whole result; the first contender is the bundle.
+
+    pytorch: where PyTorch computed, and in what; None where it did not.
+    """
 
     bundle: str
     bundle_sha256: str
@@ -89,6 +94,7 @@ class Benchmark(_Model):
     resident_mb: dict[str, float]
     rows: tuple[Row, ...]
     throughput: tuple[Throughput, ...]
+    pytorch: str | None = None
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -211,6 +217,7 @@ def host(threads: int, peak_gflops: float | None, memory_gb_per_s: float | None)
         packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
         peak_gflops=peak_gflops,
         memory_gb_per_s=memory_gb_per_s,
+        gpu=the_gpu(),
     )
 
 

@@ -4,8 +4,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -17,12 +19,15 @@ from export.material import Material, dialogue
 from telme.bundle import COMPACT, BundleError
 from telme.runtime.recognizer import BACKENDS, Recognizer
 
+if TYPE_CHECKING:
+    from export.torch_model import Place
+
 CLIP = Path("demo/conversation.mp4")
 PICTURES = 8
 
 log = logging.getLogger(__name__)
 
-EAGER, AUTHORS_STYLE = "eager", "authors-style"
+EAGER, COMPILE, AUTHORS_STYLE = "eager", "compile", "authors-style"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +65,9 @@ def _demand_sense(options: argparse.Namespace) -> None:
         if getattr(options, flag) < 1:
             raise ExportError(f"--{flag} cannot be {getattr(options, flag)}; give at least 1, or leave it out.")
     if options.against and options.run is None:
-        raise ExportError(f"--against {options.against} needs --run: the run folder that the bundle came from.")
+        raise ExportError(
+            f"--against {' '.join(options.against)} needs --run: the run folder that the bundle came from."
+        )
     if not options.media.is_file():
         raise ExportError(f"There is no clip {options.media}; give one with speech and a face with --media.")
 
@@ -78,21 +85,24 @@ def _measure(options: argparse.Namespace) -> Benchmark:
     rates = benchmark.throughput(recognizer, material, options.repeats)
     resident["after the largest batch"] = benchmark.resident_mb()
     name = recognizer.bundle.manifest.name
-    peak = memory = None
-    if options.against is None:
-        rows = benchmark.measure(benchmark.cases({name: recognizer}, material), options.repeats)
-    else:
-        from export.eager import memory_gb_per_s, on_threads, peak_gflops
+    peak = memory = place = None
+    if options.against:
+        from export.eager import memory_gb_per_s, on_threads, peak_gflops, place_of
 
+        place = place_of(recognizer.bundle)
         with on_threads(options.threads):
-            rows = _against(options, recognizer, material)
-            peak, memory = peak_gflops(), memory_gb_per_s()
+            rows = _against(options, recognizer, material, place)
+            if place.device == "cpu":
+                peak, memory = peak_gflops(), memory_gb_per_s()
+    else:
+        rows = benchmark.measure(benchmark.cases({name: recognizer}, material), options.repeats)
     return Benchmark(
         bundle=name,
         bundle_sha256=recognizer.bundle.sha256,
         measured_at=benchmark.now(),
         repeats=options.repeats,
         host=benchmark.host(options.threads, peak, memory),
+        pytorch=None if place is None else str(place),
         load_s=load_s,
         weights_mb={part: each.bytes / 1e6 for part, each in recognizer.bundle.manifest.parts.named()},
         resident_mb=resident,
@@ -101,17 +111,20 @@ def _measure(options: argparse.Namespace) -> Benchmark:
     )
 
 
-def _against(options: argparse.Namespace, recognizer: Recognizer, material: Material) -> list[Row]:
-    from export.eager import AuthorsStyle, eager, floating_point_operations
+def _against(options: argparse.Namespace, recognizer: Recognizer, material: Material, place: "Place") -> list[Row]:
+    from export.eager import AuthorsStyle, floating_point_operations, pytorch
     from export.trained import Trained
 
     trained = Trained.read(options.run)
-    reference = eager(trained, recognizer.bundle, options.threads)
     name = recognizer.bundle.manifest.name
-    cases = benchmark.cases({name: recognizer, EAGER: reference}, material)
+    contenders = {name: recognizer, EAGER: pytorch(trained, recognizer.bundle, options.threads, place)}
+    if COMPILE in options.against:
+        compiled = replace(place, compiled=True)
+        contenders[COMPILE] = pytorch(trained, recognizer.bundle, options.threads, compiled)
+    cases = benchmark.cases(contenders, material)
     operations = [floating_point_operations(case.work[EAGER]) / 1e9 if EAGER in case.work else 0.0 for case in cases]
-    if options.against == AUTHORS_STYLE:
-        authors = AuthorsStyle(trained, reference)
+    if AUTHORS_STYLE in options.against:
+        authors = AuthorsStyle(trained, pytorch(trained, recognizer.bundle, options.threads))
         turns = dialogue(benchmark.TYPICAL_TOKENS, benchmark.prompter(recognizer))
         work = {
             name: lambda: benchmark.from_clip(recognizer, material, turns),
@@ -138,9 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--against",
-        choices=[EAGER, AUTHORS_STYLE],
-        help="time PyTorch on the same checkpoint in the same run; authors-style also does with the whole clip what "
-        "the released inference code does",
+        nargs="+",
+        default=[],
+        choices=[EAGER, COMPILE, AUTHORS_STYLE],
+        help="time PyTorch on the same checkpoint in the same run: on the CPU in float32, beside engines on the GPU in "
+        "float16. compile: torch.compile, too; authors-style: also do with the whole clip what the released inference "
+        "code does, on the CPU",
     )
     parser.add_argument("--run", type=Path, metavar="RUN_FOLDER", help="the checkpoint, for --against")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -98,6 +98,10 @@ def _notes(result: Benchmark) -> Iterator[str]:
         f"{result.repeats} repeats in turns, medians; load average {result.host.load_average:.1f} on "
         f"{result.host.cores} cores; Python {result.host.python}, {packages}."
     )
+    if result.host.gpu is not None:
+        yield f"GPU: {result.host.gpu}."
+    if result.pytorch is not None:
+        yield f"PyTorch computes on {result.pytorch}."
     if result.host.peak_gflops:
         yield (
             f"Peak: a large float32 matrix product reaches {result.host.peak_gflops:.0f} GFLOP/s here on as many "

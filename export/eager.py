@@ -1,5 +1,7 @@
-"""A trained model run by PyTorch as it is, behind the features of its bundle: what an export is timed against."""
+"""A trained model run by PyTorch, behind the features of its bundle: what an export is timed against."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
@@ -11,21 +13,31 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.errors import ExportError
 from export.material import Material, decode
 from export.together import models
+from export.torch_model import CPU, Place
 from export.trained import Trained
 from telme.bundle import Bundle
 from telme.features.text import Prompter, Turn
 from telme.runtime.encoders import Encoded
 from telme.runtime.recognizer import Recognizer
 
+GPU = Place("cuda", torch.float16)
 
-def eager(trained: Trained, bundle: Bundle, threads: int) -> Recognizer:
-    """Raises ExportError when the bundle is not of that model."""
+
+def place_of(bundle: Bundle) -> Place:
+    """Where PyTorch competes with a bundle: on the GPU, in half precision, with one that runs there."""
+    return GPU if any(part.backend.startswith("tensorrt") for _, part in bundle.manifest.parts.named()) else CPU
+
+
+def pytorch(trained: Trained, bundle: Bundle, threads: int, place: Place = CPU) -> Recognizer:
+    """Raises ExportError when the bundle is not of that model, or there is nothing to compile with."""
     if trained.checkpoints["text"].config != bundle.manifest.training.config:
         raise ExportError(
             f"The run is of {trained.checkpoints['text'].config} and the bundle of {bundle.manifest.training.config}; "
             "give the run folder that the bundle was exported from."
         )
-    return Recognizer.of(bundle, models(trained), threads)
+    if place.compiled and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ExportError("--against compile needs a C++ compiler: run `apt install g++`, or name one in CXX.")
+    return Recognizer.of(bundle, models(trained, place), threads)
 
 
 class AuthorsStyle:
@@ -36,7 +48,7 @@ class AuthorsStyle:
     """
 
     def __init__(self, trained: Trained, recognizer: Recognizer) -> None:
-        """recognizer: of `eager`."""
+        """recognizer: of `pytorch`, on the CPU."""
         self._trained = trained
         self._recognizer = recognizer
         self._prompter = Prompter(trained.specifications.text, trained.tokenizer)

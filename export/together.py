@@ -8,7 +8,7 @@ from export import parity, signatures
 from export.errors import ExportError
 from export.parity import Answer, Limits
 from export.samples import Samples
-from export.torch_model import TorchModel
+from export.torch_model import CPU, Place, TorchModel
 from export.trained import Trained
 from telme.bundle import Agreement, Bundle, Manifest
 from telme.runtime.recognition import Recognition
@@ -20,16 +20,16 @@ MIN_COSINE = 0.9
 SMALLEST = 1e-12  # a probability below it counts as it, so that its logarithm is no infinity
 
 
-def models(trained: Trained) -> dict[str, TorchModel]:
+def models(trained: Trained, place: Place = CPU) -> dict[str, TorchModel]:
     """The trained modules where a recogniser expects a bundle's parts."""
-    return {
-        "text": TorchModel(trained.text, signatures.text(trained.specifications.text, trained.text.dimensions)),
-        "audio": TorchModel(trained.audio, signatures.audio(trained.specifications.audio, trained.audio.dimensions)),
-        "visual": TorchModel(
-            trained.visual, signatures.visual(trained.specifications.visual, trained.visual.dimensions)
-        ),
-        "fusion": TorchModel(trained.fusion, signatures.fusion(trained.fusion.dimensions)),
+    of = trained.specifications
+    parts = {
+        "text": (trained.text, signatures.text(of.text, trained.text.dimensions)),
+        "audio": (trained.audio, signatures.audio(of.audio, trained.audio.dimensions)),
+        "visual": (trained.visual, signatures.visual(of.visual, trained.visual.dimensions)),
+        "fusion": (trained.fusion, signatures.fusion(trained.fusion.dimensions)),
     }
+    return {name: TorchModel(module, signature, place) for name, (module, signature) in parts.items()}
 
 
 def agreement(trained: Trained, bundle: Bundle, samples: Samples) -> Agreement:

@@ -1,6 +1,7 @@
 """`telme-bench`: what it times, what it compares, and what it makes of mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_run
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from export import benchmark, material, parity
 from export import bundle as exporter
-from export import material, parity
 from export.benchmark import Benchmark, cases
-from export.benchmark_cli import AUTHORS_STYLE, EAGER, main
+from export.benchmark_cli import AUTHORS_STYLE, COMPILE, EAGER, main
 from export.benchmark_report import CHART_PX
-from export.eager import AuthorsStyle, eager
+from export.eager import GPU, AuthorsStyle, place_of, pytorch
+from export.gpu import QUERY, the_gpu
 from export.material import Material, dialogue
+from export.torch_model import CPU, Place
 from export.trained import Trained
 from telme.bundle import COMPACT, Bundle
 from telme.features.text import Prompter
@@ -86,6 +90,8 @@ def test_pytorch_and_the_released_way_are_timed_in_the_same_run(small: Path, run
     page, figures, chart = (next(tmp_path.glob(f"*-small.{kind}")) for kind in ("md", "json", "png"))
     result = Benchmark.model_validate(json.loads(figures.read_text()))
     assert result.contenders == ("small", EAGER, AUTHORS_STYLE)
+    assert result.pytorch == "cpu, float32"
+    assert "PyTorch computes on cpu, float32." in page.read_text()
     by_part = {row.part: row for row in result.rows}
     assert set(by_part["clip"].by) == {"small", AUTHORS_STYLE}
     assert set(by_part["frame preparation"].by) == {"small"}
@@ -102,7 +108,7 @@ def test_pytorch_and_the_released_way_are_timed_in_the_same_run(small: Path, run
 @pytest.mark.corpora
 def test_all_contenders_answer_alike(small: Path, run: Path, clip: Material, prompter: Prompter) -> None:
     recognizer = Recognizer.load(small)
-    reference = eager(Trained.read(run), recognizer.bundle, threads=1)
+    reference = pytorch(Trained.read(run), recognizer.bundle, threads=1)
     whole = next(
         case for case in cases({"small": recognizer, EAGER: reference}, clip) if case.part == "whole utterance"
     )
@@ -112,6 +118,93 @@ def test_all_contenders_answer_alike(small: Path, run: Path, clip: Material, pro
     alone = reference.encode_text(dialogue(40, prompter))
     assert alone is not None
     np.testing.assert_allclose(padded.vector, alone.vector, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.corpora
+def test_compiled_by_pytorch_it_is_the_same_model(small: Path, run: Path, prompter: Prompter) -> None:
+    trained, bundle = Trained.read(run), Bundle.open(small)
+    eager, compiled = (pytorch(trained, bundle, threads=1, place=Place(compiled=way)) for way in (False, True))
+    for tokens in (16, 40):
+        plain, other = (one.encode_text(dialogue(tokens, prompter)) for one in (eager, compiled))
+        assert plain is not None
+        assert other is not None
+        np.testing.assert_allclose(other.vector, plain.vector, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.corpora
+def test_torch_compile_is_timed_beside_eager(
+    small: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sizes, only in (("TOKENS", 16), ("SECONDS", 2.0), ("FRAMES", 4), ("BATCHES", 1)):
+        monkeypatch.setattr(benchmark, sizes, (only,))
+    command = [small, "--repeats", "1", "--media", CLIP, "--against", EAGER, COMPILE, "--run", run]
+    assert main([str(argument) for argument in (*command, "--report", tmp_path)]) == 0
+    result = Benchmark.model_validate_json(next(tmp_path.glob("*-small.json")).read_text())
+    assert result.contenders == ("small", EAGER, COMPILE)
+    whole = next(row for row in result.rows if row.part == "whole utterance")
+    assert set(whole.by) == {"small", EAGER, COMPILE}
+
+
+@pytest.mark.corpora
+def test_without_a_compiler_torch_compile_is_refused(
+    small: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = refused(capsys, small, "--media", CLIP, "--against", COMPILE, "--run", run, "--repeats", "1")
+    assert "needs a C++ compiler" in message
+
+
+@pytest.mark.corpora
+def test_pytorch_computes_where_the_bundle_does(small: Path) -> None:
+    """Half precision on a GPU, which the tests have none of: on the CPU, the same rounding."""
+    bundle = Bundle.open(small)
+    assert place_of(bundle) == CPU
+    parts = bundle.manifest.parts
+    engine = parts.text.model_copy(update={"backend": "tensorrt"})
+    manifest = bundle.manifest.model_copy(update={"parts": parts.model_copy(update={"text": engine})})
+    assert place_of(Bundle(bundle.folder, manifest, bundle.sha256)) == GPU
+
+
+@pytest.mark.corpora
+def test_in_half_precision_pytorch_answers_nearly_alike(small: Path, run: Path, clip: Material) -> None:
+    trained, bundle = Trained.read(run), Bundle.open(small)
+    half, whole = (
+        pytorch(trained, bundle, threads=1, place=Place(dtype=dtype)) for dtype in (torch.float16, torch.float32)
+    )
+    sound = clip.sound(2.0)
+    rounded, exact = half.encode_audio(sound), whole.encode_audio(sound)
+    assert rounded is not None
+    assert exact is not None
+    assert 0 < np.abs(rounded.vector - exact.vector).max() < 0.05
+    assert next(trained.audio.parameters()).dtype is torch.float32
+
+
+def test_the_gpu_and_its_clocks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program that says what nvidia-smi says, on a server, and on a board whose driver does not tell of clocks."""
+    assert the_gpu() is None or the_gpu().driver
+    told = tmp_path / "told"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\ncat {told}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told.write_text("NVIDIA H100 80GB HBM3, 570.86.15, 81559, 345, 1980, 2619, 2619\nanother one\n")
+    server = the_gpu()
+    assert server is not None
+    assert (server.name, server.driver, server.sm_mhz, server.sm_max_mhz) == (
+        "NVIDIA H100 80GB HBM3",
+        "570.86.15",
+        345,
+        1980,
+    )
+    assert f"--query-gpu={','.join(QUERY)}" in (tmp_path / "asked").read_text()
+    told.write_text("Orin (nvgpu), 540.4.0, [N/A], [N/A], [N/A], [N/A], [N/A]\n")
+    board = the_gpu()
+    assert board is not None
+    assert (board.name, board.memory_mib, board.memory_max_mhz) == ("Orin (nvgpu)", None, None)
+    program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    assert the_gpu() is None
 
 
 @pytest.mark.corpora
@@ -127,7 +220,7 @@ def test_the_released_way_decodes_twice(
     material_decode = material.decode
     monkeypatch.setattr("export.eager.decode", watched)
     trained = Trained.read(run)
-    AuthorsStyle(trained, eager(trained, Bundle.open(small), threads=1)).recognise(clip, dialogue(40, prompter))
+    AuthorsStyle(trained, pytorch(trained, Bundle.open(small), threads=1)).recognise(clip, dialogue(40, prompter))
     assert decoded == [CLIP, CLIP]
 
 
