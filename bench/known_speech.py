@@ -66,13 +66,13 @@ def plain(text: str, language: str) -> str:
 def english(corpora: Path, takes: int, rng: np.random.Generator) -> list[Spoken]:
     """RAVDESS's actors 1 to 14, the public speech, GRID one by one and two or three in a row, and the demo's clips."""
     acted = [clip for clip in sorted((corpora / "ravdess" / "audio").glob("*.flac")) if int(clip.stem[-2:]) <= 14]
-    acted = [acted[i] for i in rng.choice(len(acted), takes, replace=False)]
+    acted = [acted[i] for i in rng.choice(len(acted), min(takes, len(acted)), replace=False)]
     read_aloud = sorted((corpora / "clips").glob("grid_*.mpg"))
     said = [(clip, SENTENCES[int(clip.stem.split("-")[4])]) for clip in acted]
     said += [(clip, grid_sentence(clip.stem.removeprefix("grid_"))) for clip in read_aloud]
     said += [(corpora / "clips" / "jfk.flac", JFK)]
     spoken = [Spoken(clip.stem, text, "en", as_cut(read(clip))) for clip, text in said]
-    grid = spoken[takes : takes + len(read_aloud)]
+    grid = spoken[len(acted) : len(acted) + len(read_aloud)]
     spoken += [joined(grid[at : at + n]) for n in (2, 3) for at in range(0, len(grid) - n + 1, n)]
     return [*spoken, *demo()]
 
@@ -80,7 +80,7 @@ def english(corpora: Path, takes: int, rng: np.random.Generator) -> list[Spoken]
 def german(corpora: Path, takes: int, rng: np.random.Generator) -> list[Spoken]:
     """EmoDB's speakers but those who babble."""
     clips = [clip for clip in sorted((corpora / "emodb" / "audio").glob("*.flac")) if clip.stem[:2] not in ("15", "16")]
-    chosen = [clips[i] for i in rng.choice(len(clips), takes, replace=False)]
+    chosen = [clips[i] for i in rng.choice(len(clips), min(takes, len(clips)), replace=False)]
     return [Spoken(clip.stem, EMODB[clip.stem[2:5]], "de", as_cut(read(clip))) for clip in chosen]
 
 

