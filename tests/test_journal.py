@@ -217,6 +217,40 @@ def test_a_disk_that_runs_full_loses_no_event_of_a_running_stream(tmp_path: Path
     assert b"event-" in left.payload
 
 
+FULL_AT_THE_START = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from brokers import until
+from emotion_events import emotion_event
+from streamer.mqtt.outbox import Bounds, Outbox
+
+async def main():
+    outbox = await Outbox(Bounds(1000, 10_000_000, 3600), Path(sys.argv[1])).__aenter__()
+    for number in range(5):
+        outbox.put(emotion_event(number))
+    assert await outbox.first() == emotion_event(0)
+    outbox.delivered()
+    assert await outbox.first() == emotion_event(1)
+    assert (outbox.storage, outbox.unsaved) == ("failing", 4)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+    await until(lambda: outbox.storage == "disk" and outbox.unsaved == 0)
+    os._exit(0)  # as a kill would
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), 1 << 30))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("room", [0, 5000])
+def test_a_disk_that_is_full_at_the_start_keeps_what_waits_once_there_is_room(tmp_path: Path, room: int) -> None:
+    command = [sys.executable, "-c", FULL_AT_THE_START, str(tmp_path / "outbox"), str(room)]
+    ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "cannot write the outbox" in ended.stderr
+    kept = [EmotionEvent.from_json(entry.payload).event_id for entry in found(tmp_path / "outbox")]
+    assert kept == [f"event-{number}" for number in range(1, 5)]
+
+
 def test_a_disk_that_is_full_at_the_start_is_told_of_as_such(tmp_path: Path) -> None:
     program = (
         "import resource, sys, sqlite3\nfrom pathlib import Path\nfrom streamer.mqtt.journal import open_journal\n"

@@ -294,15 +294,79 @@ async def test_a_disk_that_hangs_lets_nothing_pile_up(disk: type[FailingJournal]
         assert await take(outbox, 10) == numbers(range(490, 500))
 
 
-async def test_a_disk_that_fails_from_the_start_leaves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, synchronous: str) -> Journal:
+class Shut:
+    """A disk on which no outbox can be opened yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = outbox_module.open_journal
+        self._patch = monkeypatch
+        monkeypatch.setattr(outbox_module, "open_journal", self._refuse)
+        monkeypatch.setattr(outbox_module, "_REOPEN_S", 0.01)
+
+    @staticmethod
+    def _refuse(path: Path, synchronous: str) -> Journal:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(outbox_module, "open_journal", full)
+    def recover(self) -> None:
+        self._patch.setattr(outbox_module, "open_journal", self._open)
+
+
+async def test_a_disk_that_fails_at_the_start_and_stays_so_leaves_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Shut(monkeypatch)
     async with Outbox(ROOM, tmp_path / "outbox") as outbox:
         outbox.put(emotion_event(0))
+        outbox.put(emotion_event(1))
         assert await take(outbox, 1) == numbers([0])
-        assert (outbox.storage, outbox.sent_unsaved) == ("failing", 1)
+        await asyncio.sleep(0.1)
+        assert (outbox.storage, outbox.sent_unsaved, outbox.unsaved) == ("failing", 1, 1)
+    assert (outbox.dropped, len(outbox)) == (1, 0)
+    assert caplog.text.count("cannot write the outbox") == 1
+
+
+async def test_a_disk_that_fails_at_the_start_is_caught_up_with_once_it_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Outbox(ROOM, tmp_path / "outbox") as earlier:
+        for number in range(3):
+            earlier.put(emotion_event(number))
+    shut = Shut(monkeypatch)
+    async with Outbox(ROOM, tmp_path / "outbox") as outbox:
+        for number in range(3, 7):
+            outbox.put(emotion_event(number))
+        assert await take(outbox, 1) == numbers([3])
+        assert await outbox.first() == emotion_event(4)
+        shut.recover()
+        await until(lambda: outbox.storage == "disk" and outbox.unsaved == 0)
+        assert await outbox.first() == emotion_event(4)
+        assert not outbox.overtaken
+        outbox.delivered()
+        assert await outbox.first() == emotion_event(0)
+        assert outbox.overtaken
+        assert await take(outbox, 4) == numbers([0, 1, 2, 5])
+        assert await outbox.first() == emotion_event(6)
+        assert not outbox.overtaken
+        outbox.put(emotion_event(7))
+    assert (outbox.dropped, outbox.sent_unsaved) == (0, 2)
+    assert "can be written again" in caplog.text
+    async with Outbox(ROOM, tmp_path / "outbox") as later:
+        assert len(later) == 2
+        assert await take(later, 2) == numbers([6, 7])
+
+
+async def test_what_is_found_late_counts_for_the_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Outbox(ROOM, tmp_path / "outbox") as earlier:
+        for number in range(3):
+            earlier.put(emotion_event(number))
+    shut = Shut(monkeypatch)
+    async with Outbox(Bounds(4, 10_000_000, 3600), tmp_path / "outbox") as outbox:
+        for number in range(3, 6):
+            outbox.put(emotion_event(number))
+        shut.recover()
+        await until(lambda: outbox.storage == "disk" and outbox.unsaved == 0)
+        assert (len(outbox), outbox.dropped) == (4, 2)
+        assert await take(outbox, 4) == numbers([2, 3, 4, 5])
 
 
 # Any sequence of events, against a model.

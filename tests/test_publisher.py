@@ -3,8 +3,10 @@
 import asyncio
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,10 +20,13 @@ from brokers import PATIENCE_S, Mosquitto, Subscriber, program, running_mosquitt
 from emotion_events import INFO, emotion_event
 
 from streamer.events import EmotionEvent
+from streamer.mqtt import outbox
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
 from streamer.mqtt.errors import BrokerError, TakenOverError
 from streamer.mqtt.info import Info
+from streamer.mqtt.journal import Journal, Synchronous, open_journal
+from streamer.mqtt.outbox import Bounds, Outbox
 from streamer.mqtt.password import read_password
 from streamer.mqtt.publisher import Publisher, _full_jitter_s
 from streamer.settings import Mqtt
@@ -300,6 +305,38 @@ async def test_a_full_queue_drops_and_counts_the_oldest(mosquitto: Mosquitto) ->
     # Labels of a backlog would make a robot act out what is long over: only the last one is said.
     assert payloads(subscriber, "/main/label") == ["joy"]
     assert payloads(subscriber, "/main/state") == [emotion_event(7).to_json()]
+
+
+async def test_what_a_disk_gives_back_late_is_delivered_and_changes_no_state(
+    mosquitto: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last event of a program that ended, found after this one had said something newer."""
+    path = tmp_path / "outbox"
+    async with Outbox(Bounds(10, 1_000_000, 3600), path) as earlier:
+        earlier.put(emotion_event(1))
+    full = threading.Event()
+    full.set()
+
+    def opened(path: Path, synchronous: Synchronous) -> Journal:
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        return open_journal(path, synchronous)
+
+    monkeypatch.setattr(outbox, "open_journal", opened)
+    monkeypatch.setattr(outbox, "_REOPEN_S", 0.01)
+    with Subscriber(mosquitto.port) as subscriber:
+        async with Publisher(QUICK, Address.parse(mosquitto.url), "robot", outbox=path) as connected:
+            await connected.first_connection()
+            connected.ready(INFO)
+            connected.publish(emotion_event(2))
+            await subscriber.wait_for("/main/arousal")
+            full.clear()
+            await subscriber.wait_for("/main/utterance", 2)
+            await until(lambda: connected.status().waiting == 0)
+        await subscriber.wait_for("/availability", 2)
+    assert ids(payloads(subscriber, "/main/utterance")) == ["event-2", "event-1"]
+    assert ids(payloads(subscriber, "/main/state")) == ["event-2"]
+    assert len(subscriber.on("/main/label")) == 1
 
 
 async def test_a_broker_that_forgot_everything_is_told_again(tmp_path: Path) -> None:

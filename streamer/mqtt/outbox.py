@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -15,11 +15,13 @@ from typing import Literal, Self
 from pydantic import ValidationError
 
 from streamer.events import EmotionEvent
+from streamer.mqtt.errors import OutboxError
 from streamer.mqtt.journal import Entry, Journal, Synchronous, open_journal
 from streamer.mqtt.journal_writer import JournalWriter
 
 _DISK_PATIENCE_S = 1.0  # a disk that takes longer does not hold an event up
 _CLOSE_S = 5.0
+_REOPEN_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ class _Waiting:
     payload: bytes
     since: float
 
+    def entry(self) -> Entry:
+        return Entry(self.seq, time.time() - (time.monotonic() - self.since), self.payload)
+
 
 class Outbox:
     """Holds final events, in order, until they are delivered; with a `path` also on disk, over the end of the program.
@@ -54,7 +59,8 @@ class Outbox:
             outbox.delivered()
 
     An event is handed out when it is on disk; a disk that fails or takes more than a second holds nothing up, it is
-    told of, counted, and tried again. When a bound is reached the oldest event gives way, counted and logged.
+    told of, counted, and tried again, at the start, too. What an earlier program left is then found late, and handed
+    out next. When a bound is reached the oldest event gives way, counted and logged.
     Of provisional events the newest of each stream waits, in memory, while no final event does and none of its own
     utterance comes.
 
@@ -69,9 +75,11 @@ class Outbox:
         self._path = path
         self._synchronous = synchronous
         self._writer: JournalWriter | None = None
+        self._opening: asyncio.Task[None] | None = None  # where the disk failed at the start
         self._disk_fails = False
         self._saved = 0  # the highest `seq` on disk
         self._last = 0  # the highest `seq` there is
+        self._found_late = 0  # the highest `seq` of what was found when there had been events already
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
         self._in_delivery: _Waiting | None = None
@@ -85,17 +93,10 @@ class Outbox:
         if self._path is None:
             return self
         try:
-            journal, found, unreadable = await asyncio.to_thread(_open, self._path, self._synchronous)
+            await self._open(self._path)
         except (sqlite3.Error, OSError) as error:
             self._failed(str(error))
-            return self
-        loop = asyncio.get_running_loop()
-        self._writer = JournalWriter(
-            journal,
-            written=lambda seq: _call(loop, self._written, seq),
-            failed=lambda reason: _call(loop, self._failed, reason),
-        )
-        self._take_up(found, unreadable)
+            self._opening = asyncio.create_task(self._open_later(self._path), name="outbox")
         return self
 
     async def __aexit__(
@@ -104,6 +105,9 @@ class Outbox:
         """What was not delivered stays on disk; what is not there is dropped, counted and logged."""
         self.superseded += len(self._provisional)
         self._provisional.clear()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close, _CLOSE_S)
         if self._in_delivery is not None:
@@ -131,6 +135,11 @@ class Outbox:
         if self._disk_fails:
             return "failing"
         return "memory" if self._writer is None else "disk"
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether the final event in delivery is of an earlier program, and was found when this one had its own."""
+        return self._in_delivery is not None and self._in_delivery.seq <= self._found_late
 
     def put(self, event: EmotionEvent) -> None:
         """Never waits."""
@@ -185,12 +194,33 @@ class Outbox:
         self._given_up = True
         self._changed.set()
 
+    async def _open(self, path: Path) -> None:
+        """Raises what open_journal raises."""
+        journal, found, unreadable = await asyncio.to_thread(_read, path, self._synchronous)
+        loop = asyncio.get_running_loop()
+        self._writer = JournalWriter(
+            journal,
+            written=lambda seq: _call(loop, self._written, seq),
+            failed=lambda reason: _call(loop, self._failed, reason),
+        )
+        self._take_up(self._writer, found, unreadable)
+
+    async def _open_later(self, path: Path) -> None:
+        """Try again and again. What a user could mend ends no stream that runs already: only time helps."""
+        while self._writer is None:
+            await asyncio.sleep(_REOPEN_S)
+            try:
+                await self._open(path)
+            except (OutboxError, sqlite3.Error, OSError) as error:
+                log.debug("the outbox %s still cannot be opened: %s", path, error)
+
     def _put_final(self, event: EmotionEvent) -> None:
         payload = event.to_json().encode()
         self._last += 1
-        self._append(_Waiting(self._last, payload, time.monotonic()))
+        waiting = _Waiting(self._last, payload, time.monotonic())
+        self._append(waiting)
         if self._writer is not None:
-            self._writer.add(Entry(self._last, time.time(), payload))
+            self._writer.add(waiting.entry())
         self._drop_surplus()
 
     def _append(self, waiting: _Waiting) -> None:
@@ -240,19 +270,30 @@ class Outbox:
         self.dropped += count
         log.warning("dropped %d undelivered event(s): %s", count, reason)
 
-    def _take_up(self, found: list[_Waiting], unreadable: list[int]) -> None:
+    def _take_up(self, writer: JournalWriter, found: list[_Waiting], unreadable: list[int]) -> None:
+        """Put what an earlier program left before what this one has already, and the latter on disk."""
+        last = max([*(waiting.seq for waiting in found), *unreadable], default=0)
+        own, self._waiting, self._size = self._waiting, deque(), 0
+        if self._last:
+            self._found_late = last
+        if self._in_delivery is not None:
+            self._in_delivery = replace(self._in_delivery, seq=last + self._in_delivery.seq)
+            writer.add(self._in_delivery.entry())
         for waiting in found:
             self._append(waiting)
-        self._saved = self._last = max([*(waiting.seq for waiting in found), *unreadable], default=0)
-        if self._writer is not None:
-            for seq in unreadable:
-                self._writer.remove(seq)
+        for waiting in own:
+            self._append(replace(waiting, seq=last + waiting.seq))
+            writer.add(self._waiting[-1].entry())
+        self._last += last
+        self._written(last)
+        for seq in unreadable:
+            writer.remove(seq)
         if unreadable:
             self._count_dropped(len(unreadable), f"this version cannot read what {self._path} holds of them")
         self._drop_surplus()
         self._drop_outdated()
-        if self._waiting:
-            log.info("took up %d undelivered event(s) from %s", len(self._waiting), self._path)
+        if taken := sum(waiting.seq <= last for waiting in self._waiting):
+            log.info("took up %d undelivered event(s) from %s", taken, self._path)
 
     def _written(self, seq: int) -> None:
         if self._disk_fails:
@@ -268,7 +309,7 @@ class Outbox:
         self._changed.set()
 
 
-def _open(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting], list[int]]:
+def _read(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting], list[int]]:
     """The journal, its events, and the `seq` of entries that are none. Blocks."""
     journal = open_journal(path, synchronous)
     try:

@@ -391,9 +391,10 @@ class Publisher:
         topic = self._topics.utterance(event.stream)
         if await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s)):
             self._published += 1
+        if not self._outbox.overtaken:
+            self._latest[event.stream] = event
+            self._behind.add(event.stream)
         self._outbox.delivered()
-        self._latest[event.stream] = event
-        self._behind.add(event.stream)
         if len(self._outbox) == 0:
             # After an outage the state jumps to the last event: robots do not act out what is long over.
             for stream in sorted(self._behind):
