@@ -144,6 +144,15 @@ class Segmenter:
         self._post_roll = self._whole_frames(settings.post_roll_ms)
         # A draft holds the whole post-roll, so that it can be all of the utterance.
         self._pause = max(self._whole_frames(settings.pause_ms), self._post_roll)
+        if self._drafts and self._pause >= self._hangover:
+            log.warning(
+                "nothing is recognised in a pause: segmentation.pause_ms (%d ms) and post_roll_ms (%d ms) must be "
+                "below hangover_ms (%d ms), all in whole frames of %.0f ms",
+                settings.pause_ms,
+                settings.post_roll_ms,
+                settings.hangover_ms,
+                _ms(self._frame),
+            )
         self._update = math.inf if settings.update_ms is None else _samples(settings.update_ms)
         self._min = _samples(settings.min_ms)
         self._max = _samples(settings.max_ms)

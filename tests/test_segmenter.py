@@ -254,6 +254,23 @@ class TestDrafts:
         settings = SETTINGS.model_copy(update={"pause_ms": 100})
         assert [u.over for u in segment(stream((200, "s"), (300, "-")), settings, drafts=True)] == [True]
 
+    @pytest.mark.parametrize("change", [{"pause_ms": 91}, {"post_roll_ms": 100}, {"hangover_ms": 60}])
+    def test_a_hangover_that_leaves_no_pause_is_told_of(
+        self, change: dict[str, int], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings = SETTINGS.model_copy(update=change)
+        Segmenter(settings, Scripted())
+        segmenter = Segmenter(SETTINGS, Scripted(), drafts=True)
+        assert caplog.text == ""
+        segmenter.reconfigure(settings)
+        segmenter.push(AudioChunk(0, stream((100, "-"))))
+        Segmenter(settings, Scripted(), drafts=True)
+        told = (
+            f"pause_ms ({settings.pause_ms} ms) and post_roll_ms ({settings.post_roll_ms} ms) must be below "
+            f"hangover_ms ({settings.hangover_ms} ms), all in whole frames of 10 ms"
+        )
+        assert caplog.text.count(told) == 2
+
     def test_what_is_too_short_is_not_reported(self) -> None:
         assert segment(stream((100, "-"), (50, "s"), (300, "-")), drafts=True) == []
 
