@@ -133,7 +133,7 @@ def write_iemocap(folder: Path, grid: list[Path]) -> None:
                 table.writerow([SAID[place], name, dialogue, *times, f"{there}/{wav}", f"{there}/{seen}", label])
 
 
-def shrunk(name: str, backbones: dict[str, Path], folder: Path) -> Path:
+def shrunk(name: str, backbones: dict[str, Path], folder: Path, decoded: Path | None = None) -> Path:
     """The configuration as it ships, with tiny backbones that learn fast."""
     raw: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text())
     raw["teacher"]["backbone"] = str(backbones["roberta"])
@@ -141,6 +141,7 @@ def shrunk(name: str, backbones: dict[str, Path], folder: Path) -> Path:
     raw["visual"]["backbone"] = str(backbones["timesformer"])
     raw["visual"]["input"]["size_px"] = 32
     raw["fusion"]["heads"] = 2
+    raw["decoded"] = decoded and str(decoded)
     for section in ("teacher", "audio", "visual", "fusion"):
         raw[section]["schedule"] |= {"epochs": 30, "learning_rate": 5e-3, "bf16": False}
         if section != "fusion":
@@ -198,9 +199,11 @@ def test_meld_from_clips_to_four_parts(
 
 def test_iemocap_from_clips_to_four_parts(tmp_path: Path, grid: list[Path], backbones: dict[str, Path]) -> None:
     write_iemocap(tmp_path / "corpora" / "iemocap", grid)
-    run = tmp_path / "run"
-    command = [str(shrunk("iemocap.yaml", backbones, tmp_path)), "--corpora", str(tmp_path / "corpora")]
+    run, clips = tmp_path / "run", tmp_path / "clips"
+    command = [str(shrunk("iemocap.yaml", backbones, tmp_path, clips)), "--corpora", str(tmp_path / "corpora")]
     assert cli.main([*command, "--output", str(run)]) == 0
+    decoded = set(clips.iterdir())
+    assert len(decoded) == 2 * 18
     about = {part: checkpoint.read(run / part) for part in PARTS}
     assert all(each.labels == IEMOCAP and each.corpora == ("IEMOCAP",) for each in about.values())
     assert about["fusion"].preprocessing == FusionSpec(beta=0.2)
@@ -212,7 +215,8 @@ def test_iemocap_from_clips_to_four_parts(tmp_path: Path, grid: list[Path], back
     assert whole.heading.labels == IEMOCAP
     assert whole.heading.note == "speech and faces of the utterances themselves"
     assert {"text-iemocap", "audio-iemocap", "visual-iemocap", "students-audio-visual"} < written.keys()
-    assert len(list((run / "decoded").iterdir())) == 2 * 18
+    assert set(clips.iterdir()) == decoded  # evaluating decodes nothing again
+    assert not (run / "decoded").exists()
 
 
 def test_parts_are_not_mixed_with_those_of_another_run(

@@ -20,7 +20,7 @@ from telme.corpora.records import Split, Utterance, grouping
 from telme.features.text import Turn
 from telme.models.fusion import ASF, FusionDimensions
 from telme.predictions import Heading, Predictions
-from telme.training import checkpoint
+from telme.training import checkpoint, decoded_clips
 from telme.training.company import Batch, Material, Pairing, places_of
 from telme.training.encodings import AudioPart, Encodings, Part, TextPart, VisualPart
 from telme.training.errors import TrainingError
@@ -123,7 +123,7 @@ def predict(run: Path, corpora: Path) -> Iterator[Predictions]:
     }
     parts = {modality: load(run / modality) for modality, load in loaders.items() if modality in found}
     fusion = FusionPart.trained(run / "fusion") if "fusion" in found else None
-    yield from answers(parts, fusion, corpora, DecodedFiles(run / "decoded"))
+    yield from answers(parts, fusion, corpora, decoded_clips.kept(run))
 
 
 def answers(

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     # What these import takes seconds, and is missing where the extra `train` is not installed.
-    from telme.training import config
+    from telme.training import config, decoded_clips
     from telme.training.processes import together
 
     settings = config.load(options.config)
@@ -57,7 +57,9 @@ def _train(options: argparse.Namespace) -> None:
             raise TrainingError(f"{options.config} has no section `{part}`; add it or choose another --stage.")
     _make(settings.folder)
     processes = together()
-    if not processes.main:
+    if processes.main:
+        decoded_clips.note(settings.folder, settings.decoded)
+    else:
         logging.getLogger().setLevel(logging.ERROR)
     for part in parts:
         import_module(f"telme.training.{part}").train(settings)

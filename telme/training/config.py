@@ -10,6 +10,7 @@ from telme.bundle import AudioSpec, UnsureText, VisualSpec
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
 from telme.corpora.records import Corpus, Split
+from telme.training import decoded_clips
 from telme.training.errors import TrainingError
 
 LiveSpec = TypeVar("LiveSpec", AudioSpec, VisualSpec)
@@ -205,7 +206,7 @@ class TrainingConfig(_Section):
 
     @property
     def decoded_files(self) -> DecodedFiles:
-        return DecodedFiles(self.decoded or self.folder / "decoded")
+        return DecodedFiles(self.decoded or self.folder / decoded_clips.INSIDE)
 
     def load_conversations(self, clips: bool) -> Corpus:
         """Read the dialogues, with their clips where asked for.
