@@ -17,6 +17,7 @@ from export.samples import COUNT, Samples
 from export.tensorrt import Builder, Options
 from export.trained import Trained
 from telme.bundle import (
+    LICENCES,
     MANIFEST,
     SCHEMA,
     Agreement,
@@ -49,7 +50,6 @@ OPENVINO_PRECISIONS: Mapping[PartName, Auto] = dict.fromkeys(PRECISIONS, AUTO)
 ELSEWHERE = {"bf16": "tensorrt, tensorrt-rtx and openvino", "fp8": "tensorrt and tensorrt-rtx"}
 DETECTOR = "face_detector.onnx"
 CARD = "MODEL_CARD.md"
-LICENCES = "licences"
 
 # How a part is to be computed: as named, or as fast as agreement with the trained one allows.
 Wish = Precision | Auto

@@ -20,7 +20,7 @@ from export.part import Plan, compared
 from export.profiles import Profile, profiles
 from export.tensorrt import Builder, Options
 from export.typed import Arithmetic, typed
-from telme.bundle import Document, Parity, Part, Precision, UnfitError, sha256_of
+from telme.bundle import FP8_SINCE, Document, Parity, Part, Precision, UnfitError, numbers, sha256_of
 from telme.runtime.onnxruntime import OnnxModel
 from telme.runtime.tensorrt import TensorRtModel
 
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 OPSET_APART = 20
 # How precisions name what export/explicit.py does. The rest of such an engine computes in half precision.
 EIGHTS: Mapping[str, Eight] = {"int8-static": "int8", "fp8": "fp8"}
-FP8_SINCE = (8, 9)
 
 
 def export(plan: Plan, precision: Precision, folder: Path, builder: Builder, options: Options) -> Part:
@@ -87,7 +86,7 @@ def arithmetic(name: str, precision: str) -> Arithmetic:
 
 def demand_fp8(name: str, capabilities: Sequence[str]) -> None:
     """Raises ExportError where engines are to run on GPUs, of such compute capabilities, that have no fp8."""
-    lacking = [capability for capability in capabilities if tuple(map(int, capability.split("."))) < FP8_SINCE]
+    lacking = [capability for capability in capabilities if numbers(capability) < FP8_SINCE]
     if lacking:
         raise ExportError(
             f"fp8 needs GPUs of compute capability 8.9 or more, and the {name} part would be for "

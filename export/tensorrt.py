@@ -101,6 +101,7 @@ class Builder:
             compute_capabilities=self.capabilities,
             hardware=self._hardware(),
             version_compatible=self._options.version_compatible,
+            workspace_mb=self._options.workspace_mb,
             profiles=tuple(profiles),
             onnx_sha256=sha256(content).hexdigest(),
         )
@@ -121,7 +122,7 @@ class Builder:
         if options.flavour == "tensorrt-rtx":
             config.num_compute_capabilities = len(self.capabilities)
             for place, capability in enumerate(self.capabilities):
-                config.set_compute_capability(_known_capabilities(library)[capability], place)
+                config.set_compute_capability(tensorrt_library.compute_capabilities(library)[capability], place)
             return config
         if options.version_compatible:
             config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
@@ -197,17 +198,11 @@ def _needed_gpu(options: Options) -> Gpu | None:
         ) from error
 
 
-def _known_capabilities(library: ModuleType) -> dict[str, "trt.ComputeCapability"]:
-    """Capability, as in "8.9", -> SM89, for all that TensorRT for RTX can build for."""
-    members: dict[str, trt.ComputeCapability] = library.ComputeCapability.__members__
-    return {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name.startswith("SM")}
-
-
 def _capabilities(library: ModuleType, options: Options, found: Gpu | None) -> tuple[str, ...]:
     if options.flavour == "tensorrt":
         assert found is not None
         return (found.compute_capability,)
-    known = _known_capabilities(library)
+    known = tensorrt_library.compute_capabilities(library)
     for capability in options.compute_capabilities:
         if capability not in known:
             raise ExportError(

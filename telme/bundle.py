@@ -8,7 +8,7 @@ import hashlib
 import math
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -21,7 +21,10 @@ SCHEMA: Literal["telme.bundle/1"] = "telme.bundle/1"
 MANIFEST_BYTES_MAX = 1 << 20
 TOKENIZER_BYTES_MAX = 64 << 20  # ten times that of a multilingual model
 COMPACT = Path(__file__).parent / "weights" / "compact"
-REMEDY = "copy the whole bundle again, or export it again with telme-export"
+COPY = "copy the whole bundle again"
+REMEDY = f"{COPY}, or export it again with telme-export"
+LICENCES = "licences"  # folder in a bundle
+_CORPORA = "/path/to/corpora"  # a bundle does not know where they are
 
 Modality = Literal["text", "audio", "visual"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "visual")
@@ -41,6 +44,13 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-static
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 Backend = Literal["onnxruntime", "openvino", Flavour]
 Hardware = Literal["none", "same_compute_capability", "ampere_plus"]
+# Compute capabilities from which on GPUs have bf16, and fp8.
+AMPERE, FP8_SINCE = (8, 0), (8, 9)
+# What comes nearest to them on older ones.
+_BEFORE: Mapping[Precision, tuple[tuple[int, ...], Precision]] = {
+    "bf16": (AMPERE, "fp16"),
+    "fp8": (FP8_SINCE, "int8-static"),
+}
 
 
 class BundleError(Exception):
@@ -209,6 +219,7 @@ class Engine(_Model):
     compute_capabilities: tuple[str, ...] = Field(min_length=1, description='of GPUs that it runs on, as in "8.9"')
     hardware: Hardware = Field("none", description="none: runs on the GPU model that it was built on, and no other")
     version_compatible: bool = Field(False, description="newer versions of the same major version run it too")
+    workspace_mb: int | None = Field(None, gt=0, description="most GPU memory that a layer works in; null: no limit")
     profiles: tuple[dict[str, ShapeRange], ...] = Field(min_length=1, description="input -> shapes, per profile")
     onnx_sha256: Sha256 = Field(description="of the ONNX model that it was built from")
     weights: Document | None = Field(None, description="that ONNX model, where the engine has no weights of its own")
@@ -362,38 +373,64 @@ class Manifest(_Model):
                 yield f"{name} part's weight file", document
         yield "tokenizer", Document(file=self.text.tokenizer, sha256=self.text.tokenizer_sha256)
         for document in self.documents:
-            yield "document", document
+            yield "licence" if document.file.startswith(f"{LICENCES}/") else "document", document
 
     def target(self) -> str:
         """What `telme-export --target` made the parts for."""
         backends = {part.backend for _, part in self.parts.named()}
         return next((name for name in (*get_args(Flavour), "openvino") if name in backends), "onnx")
 
-    def rebuild(self, output: Path | str, capability: str | None = None) -> str:
-        """The telme-export command that makes such a bundle again.
+    def rebuild(
+        self, folder: Path, output: Path | str | None = None, here: str | None = None, rtx: Collection[str] = ()
+    ) -> str:
+        """The telme-export command that makes such a bundle again of its run; the corpora's folder is to be filled in.
 
-        capability: compute capability that its engines are to run on as well.
+        folder: of this bundle, whose licences are taken over. output: of the new one, where it is to lie elsewhere.
+        here: compute capability of the GPU at hand, which engines are to run on as well.
+        rtx: those that TensorRT for RTX builds for here; a GPU of another one gets engines of TensorRT itself.
         """
-        target = self.target()
+        own = self.target()
+        target = "tensorrt" if own == "tensorrt-rtx" and here is not None and here not in rtx else own
         parts = {name: getattr(self.parts, name) for name in (*MODALITIES, "fusion")}
+        precisions = ",".join(f"{name}={self._wish(part, here)}" for name, part in parts.items())
+        command = ["telme-export", f"runs/{self.training.config}", "--target", target]
+        command += ["--output", str(output or folder), "--precision", precisions, *self._of_its_run(folder)]
         engine = next((part.engine for part in parts.values() if part.engine is not None), None)
-        precisions = ",".join(f"{name}={self._wish(part)}" for name, part in parts.items())
-        command = ["telme-export", f"runs/{self.training.config}", "--target", target, "--output", str(output)]
-        command += ["--corpora", "/path/to/corpora", "--precision", precisions]
-        if engine is not None and target == "tensorrt-rtx":
-            capabilities = {*engine.compute_capabilities, *([capability] if capability else [])}
+        if engine is None:
+            return shlex.join(command)
+        if target == "tensorrt-rtx":
+            built = set(engine.compute_capabilities)
+            capabilities = built if here is None else built & set(rtx) | {here}
             command += ["--compute-capability", ",".join(sorted(capabilities, key=numbers))]
-        if engine is not None and target == "tensorrt":
-            command += [] if engine.hardware == "none" else ["--hardware", engine.hardware]
+        elif own == "tensorrt":
+            too_old = engine.hardware == "ampere_plus" and here is not None and numbers(here) < AMPERE
+            command += [] if engine.hardware == "none" or too_old else ["--hardware", engine.hardware]
             command += ["--version-compatible"] if engine.version_compatible else []
-        if engine is not None and engine.weights is not None:
-            command.append("--strip-weights")
+        command += [] if engine.workspace_mb is None else ["--workspace-mb", str(engine.workspace_mb)]
+        command += [] if engine.weights is None else ["--strip-weights"]
         return shlex.join(command)
 
-    def _wish(self, part: Part) -> str:
+    def without_gpu(self, folder: Path) -> str:
+        """The telme-export command that makes a bundle for any machine of the same run; as in `rebuild`."""
+        config = self.training.config
+        return shlex.join(
+            ["telme-export", f"runs/{config}", "--output", f"bundles/{config}-onnx", *self._of_its_run(folder)]
+        )
+
+    def _of_its_run(self, folder: Path) -> list[str]:
+        """What an export of the run is told whatever the target."""
+        compared = [part.parity.items for _, part in self.parts.named() if part.parity is not None]
+        samples = ["--samples", str(max(compared))] if compared else []
+        licensed = any(document.file.startswith(f"{LICENCES}/") for document in self.documents)
+        return ["--corpora", _CORPORA, *samples, *(["--licences", str(folder / LICENCES)] if licensed else [])]
+
+    def _wish(self, part: Part, here: str | None) -> str:
         """What --precision said of a part. One for another backend than the target's was chosen by measurement."""
         own = {"onnx": "onnxruntime"}.get(self.target(), self.target())
-        return part.precision if part.backend == own else "auto"
+        if part.backend != own:
+            return "auto"
+        since, before = _BEFORE.get(part.precision, ((), part.precision))
+        return before if here is not None and numbers(here) < since else part.precision
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -440,10 +477,11 @@ class Bundle:
         """
         folder = Path(folder)
         manifest, sha256 = parsed_manifest(folder, remedy or REMEDY)
-        remedy = remedy or f"copy the whole bundle again, or export it again: `{manifest.rebuild(folder)}`"
+        again = f"{COPY}, or export it again: `{manifest.rebuild(folder)}`"
         for what, document in manifest.files():
             limit = TOKENIZER_BYTES_MAX if document.file == manifest.text.tokenizer else None
-            verify(folder, what, document.file, document.sha256, limit, links_into=links_into, remedy=remedy)
+            cure = remedy or (COPY if what == "licence" else again)  # the command would take a damaged licence over
+            verify(folder, what, document.file, document.sha256, limit, links_into=links_into, remedy=cure)
         return cls(folder, manifest, sha256)
 
     def path(self, part: Part) -> Path:

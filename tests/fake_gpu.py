@@ -257,7 +257,11 @@ def install(patch: pytest.MonkeyPatch) -> None:
             OnnxParserRefitter=OnnxParserRefitter,
         )
     library.__dict__.update(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"))
-    rtx.__dict__.update(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"))
+    known = {"NONE": 0, "SM75": 75, "SM80": 80, "SM86": 86, "SM89": 89, "SM120": 120}
+    rtx.__dict__.update(
+        CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"),
+        ComputeCapability=SimpleNamespace(__members__=known),
+    )
     modules = {
         "cuda": ModuleType("cuda"),
         "cuda.core": core,

@@ -1,6 +1,7 @@
 """Engines that are really built: TensorRT for RTX needs no GPU for that, only for running them."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
@@ -11,7 +12,7 @@ from typing import Any
 import fake_gpu
 import pytest
 import small_run
-from engine_plans import plans
+from engine_plans import plans, samples
 from export_command import refused
 from full_disk import files_of_at_most
 from onnx import ModelProto
@@ -26,7 +27,7 @@ from export.part import PartName
 from export.samples import Samples
 from export.tensorrt import Builder, Options, parsed
 from export.typed import typed
-from telme.bundle import Bundle, Document, Parity, Precision, UnfitError, sha256_of
+from telme.bundle import Bundle, Document, Manifest, Parity, Precision, UnfitError, sha256_of
 from telme.runtime import fit, gpu, tensorrt_library
 from telme.runtime.tensorrt_library import Complaints
 
@@ -53,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the command the corpora: it compares on random inputs."""
-    monkeypatch.setattr(Samples, "read", lambda *_: None)
+    monkeypatch.setattr(Samples, "read", lambda *_: samples())
     made = plans().values()
     monkeypatch.setattr(exporter, "plans", lambda *_: made)
 
@@ -165,6 +166,41 @@ def test_a_run_becomes_a_bundle_that_waits_for_its_gpu(
     with pytest.raises(UnfitError, match="no usable NVIDIA GPU"):
         fit.demand(bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("library", "small_plans", "no_gpu")
+@pytest.mark.parametrize(
+    "made",
+    [
+        "--target tensorrt-rtx --compute-capability 8.9 --workspace-mb 512 --precision text=bf16",
+        "--target onnx --precision text=int8-dynamic,audio=fp32",
+    ],
+    ids=["tensorrt-rtx", "onnx"],
+)
+def test_the_command_that_a_bundle_names_makes_it_again(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the licences from the bundle that it replaces."""
+    monkeypatch.chdir(tmp_path)
+    small_run.write(tmp_path / "runs" / "small")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("do as you like")
+    assert main(["runs/small", "--output", "bundle", "--licences", "texts", *made.split()]) == 0
+    (tmp_path / "texts" / "one.txt").unlink()
+    first = Bundle.open(Path("bundle"))
+    assert main(shlex.split(first.manifest.rebuild(first.folder))[1:]) == 0
+    assert described(Bundle.open(Path("bundle")).manifest) == described(first.manifest)
+
+
+def described(manifest: Manifest) -> dict[str, Any]:
+    """All but what is measured, and what depends on how fast kernels ran when TensorRT chose them."""
+    found = manifest.model_dump(exclude={"end_to_end"})
+    for part in filter(None, found["parts"].values()):
+        for name in ("sha256", "bytes", "parity"):
+            del part[name]
+    found["documents"] = [one for one in found["documents"] if one["file"] != exporter.CARD]
+    return found
 
 
 @pytest.mark.usefixtures("library", "small_plans", "no_gpu")

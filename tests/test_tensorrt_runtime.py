@@ -19,16 +19,31 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import required
 
+from export import cli, engine_part
 from export.profiles import profiles
 from streamer.models import open_bundle
 from streamer.settings import Recognition
-from telme.bundle import COMPACT, Bundle, BundleError, Engine, Part, ShapeRange, Tensor, UnfitError, sha256_of
+from telme.bundle import (
+    COMPACT,
+    Bundle,
+    BundleError,
+    Engine,
+    Manifest,
+    Part,
+    Precision,
+    ShapeRange,
+    Tensor,
+    UnfitError,
+    sha256_of,
+)
 from telme.features.text import Turn
-from telme.runtime import fit
+from telme.runtime import fit, tensorrt_library
 from telme.runtime.gpu import Gpu, device
 from telme.runtime.recognizer import Inputs, Recognizer
 from telme.runtime.tensorrt import CAPTURED_MAX, choose_profile, padded_sizes, rounded_up
+from telme.runtime.tensorrt_library import compute_capabilities
 
 PARTS = ("text", "audio", "visual", "fusion")
 TYPICAL = {
@@ -327,7 +342,7 @@ REFUSALS: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
     (
         no_gpu,
         "no usable NVIDIA GPU",
-        "`telme-export runs/compact --output bundles/compact-onnx --corpora /path/to/corpora`",
+        "`telme-export runs/compact --output bundles/compact-onnx --corpora /path/to/corpora --samples 64 --licences /",
     ),
     (no_library, "tensorrt cannot be imported", 'pip install "telme-live[tensorrt]"'),
     (no_cuda, "cuda-core", 'pip install "telme-live[tensorrt]"'),
@@ -367,36 +382,91 @@ def test_a_damaged_engine_is_refused_before_the_gpu_sees_it(engines: Path, tmp_p
         Recognizer.load(folder)
 
 
+def told(command: str) -> dict[str, str]:
+    """The options of a telme-export command that have values."""
+    words = shlex.split(command)
+    assert words[:2] == ["telme-export", "runs/compact"]
+    return dict(zip(words[2::2], words[3::2], strict=True))
+
+
 def test_the_command_that_rebuilds_says_all_that_the_manifest_knows(rtx_engines: Path, engines: Path) -> None:
-    command = shlex.split(Bundle.open(rtx_engines).manifest.rebuild("my bundles/one", capability="8.6"))
-    options = dict(zip(command[2::2], command[3::2], strict=True))
-    parts = Bundle.open(rtx_engines).manifest.parts
-    assert command[:2] == ["telme-export", "runs/compact"]
-    assert options == {
+    manifest = Bundle.open(rtx_engines).manifest
+    here = Path("my bundles/one")
+    assert told(manifest.rebuild(here, here="8.6", rtx=["8.6", "8.9", "12.0"])) == {
         "--target": "tensorrt-rtx",
         "--output": "my bundles/one",
         "--corpora": "/path/to/corpora",
-        "--precision": ",".join(f"{name}={getattr(parts, name).precision}" for name in PARTS),
+        "--precision": ",".join(f"{name}={getattr(manifest.parts, name).precision}" for name in PARTS),
+        "--samples": "64",
+        "--licences": "my bundles/one/licences",
         "--compute-capability": "8.6,8.9,12.0",
     }
+    assert told(manifest.rebuild(here, "elsewhere"))["--output"] == "elsewhere"
+    assert told(manifest.rebuild(here))["--compute-capability"] == "8.9,12.0"
     manifest = Bundle.open(engines).manifest
-    text = manifest.parts.text
-    assert text.engine is not None
-    engine = text.engine.model_copy(
-        update={"hardware": "ampere_plus", "version_compatible": True, "weights": manifest.documents[0]}
-    )
-    for_many = text.model_copy(update={"engine": engine})
-    manifest = manifest.model_copy(update={"parts": manifest.parts.model_copy(update={"text": for_many})})
-    assert manifest.rebuild("x").endswith("--hardware ampere_plus --version-compatible --strip-weights")
+    weights = manifest.documents[0]
+    built = {"hardware": "ampere_plus", "version_compatible": True, "weights": weights, "workspace_mb": 256}
+    for_many = with_text(manifest, engine=manifest.parts.text.engine.model_copy(update=built))
+    ends = "--version-compatible --workspace-mb 256 --strip-weights"
+    assert for_many.rebuild(here, here="8.6").endswith(f"--hardware ampere_plus {ends}")
+    assert for_many.rebuild(here, here="7.5").endswith(f"{here}/licences' {ends}")  # too old to build for newer ones
+    bare = manifest.model_copy(update={"documents": (weights,)})
+    assert "--licences" not in told(bare.rebuild(here))
+
+
+def with_text(manifest: Manifest, **changes: Any) -> Manifest:
+    text = manifest.parts.text.model_copy(update=changes)
+    return manifest.model_copy(update={"parts": manifest.parts.model_copy(update={"text": text})})
+
+
+@pytest.mark.parametrize(
+    ("precision", "here", "target", "capabilities", "wish"),
+    [
+        ("fp16", "9.0", "tensorrt", None, "fp16"),  # TensorRT for RTX does not build for an H100
+        ("fp16", "7.5", "tensorrt-rtx", "7.5,8.9,12.0", "fp16"),
+        ("bf16", "7.5", "tensorrt-rtx", "7.5,8.9,12.0", "fp16"),
+        ("bf16", "8.0", "tensorrt-rtx", "8.0,8.9,12.0", "bf16"),
+        ("fp8", "8.6", "tensorrt-rtx", "8.6,8.9,12.0", "int8-static"),
+        ("fp8", "9.0", "tensorrt", None, "fp8"),
+    ],
+)
+def test_the_command_that_rebuilds_asks_for_nothing_that_is_refused(
+    precision: Precision, here: str, target: str, capabilities: str | None, wish: str, rtx_engines: Path
+) -> None:
+    required("tensorrt_rtx", "tensorrt-rtx")
+    rtx = compute_capabilities(tensorrt_library.load("tensorrt-rtx"))
+    manifest = with_text(Bundle.open(rtx_engines).manifest, precision=precision)
+    options = told(manifest.rebuild(rtx_engines, here=here, rtx=rtx))
+    assert (options["--target"], options.get("--compute-capability")) == (target, capabilities)
+    assert cli.precisions(options["--precision"])["text"] == wish
+    if capabilities is not None:
+        assert set(capabilities.split(",")) <= rtx.keys()
+    if wish == "fp8":
+        engine_part.demand_fp8("text", (capabilities or here).split(","))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_that_tensorrt_for_rtx_does_not_know_is_sent_elsewhere(
+    rtx_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_gpu(monkeypatch)
+    with pytest.raises(UnfitError, match=r"has 9\.0; run `telme-export runs/compact --target tensorrt --output"):
+        Recognizer.load(rtx_engines)
+
+
+def test_a_damaged_licence_is_not_taken_over(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(COMPACT, tmp_path / "bundle"))
+    next((folder / "licences").iterdir()).write_text("do as you like")
+    with pytest.raises(BundleError, match=r"licence of .* is damaged.*; copy the whole bundle again\.$"):
+        Bundle.open(folder)
 
 
 def test_a_part_that_was_chosen_for_another_backend_is_chosen_again() -> None:
     manifest = Bundle.open(COMPACT).manifest
-    assert "--target onnx " in manifest.rebuild("x")
-    text = manifest.parts.text.model_copy(update={"backend": "openvino", "precision": "bf16"})
-    mixed = manifest.model_copy(update={"parts": manifest.parts.model_copy(update={"text": text})})
-    assert "--target openvino " in mixed.rebuild("x")
-    assert "text=bf16,audio=auto,visual=auto,fusion=auto" in mixed.rebuild("x")
+    assert "--target onnx " in manifest.rebuild(COMPACT)
+    mixed = with_text(manifest, backend="openvino", precision="bf16")
+    assert "--target openvino " in mixed.rebuild(COMPACT)
+    assert "text=bf16,audio=auto,visual=auto,fusion=auto" in mixed.rebuild(COMPACT)
 
 
 def test_the_reason_of_a_gpu_is_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
 """Whether this machine can run a bundle's parts, and what mends it where it cannot."""
 
-import shlex
 from pathlib import Path
 
-from telme.bundle import Bundle, Engine, Flavour, UnfitError, numbers
+from telme.bundle import AMPERE, Bundle, Engine, Flavour, UnfitError, numbers
 from telme.runtime import gpu, openvino, tensorrt_library
 from telme.runtime.gpu import Gpu
 
@@ -22,14 +21,18 @@ def demand(bundle: Bundle) -> None:
 
 def _demand_engine(bundle: Bundle, name: str, engine: Engine, flavour: Flavour) -> None:
     try:
-        version: str = tensorrt_library.load(flavour).__version__
+        library = tensorrt_library.load(flavour)
         found = gpu.find()
-        complaint = complaint_about(engine, flavour, version, found)
+        complaint = complaint_about(engine, flavour, library.__version__, found)
     except UnfitError as error:
         reason = str(error).removesuffix(".")
-        raise UnfitError(f"{bundle.folder} needs {flavour}: {reason}; {_without_gpu(bundle)}.") from error
+        command = bundle.manifest.without_gpu(bundle.folder)
+        raise UnfitError(
+            f"{bundle.folder} needs {flavour}: {reason}; `{command}` makes a bundle that needs no GPU."
+        ) from error
     if complaint:
-        command = bundle.manifest.rebuild(_output(bundle), found.compute_capability)
+        rtx = tensorrt_library.compute_capabilities(library) if flavour == "tensorrt-rtx" else ()
+        command = bundle.manifest.rebuild(bundle.folder, _output(bundle), found.compute_capability, rtx)
         raise UnfitError(
             f"The {name} part of {bundle.folder} {complaint}; run `{command}` on the machine that is to run it."
         )
@@ -47,13 +50,6 @@ def _output(bundle: Bundle) -> Path | str:
     return f"bundles/{bundle.manifest.training.config}" if bundle.address else bundle.folder
 
 
-def _without_gpu(bundle: Bundle) -> str:
-    config = bundle.manifest.training.config
-    output = f"bundles/{config}-onnx"
-    command = shlex.join(["telme-export", f"runs/{config}", "--output", output, "--corpora", "/path/to/corpora"])
-    return f"`{command}` makes a bundle that needs no GPU"
-
-
 def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) -> str | None:
     """What does not fit, or None.
 
@@ -62,7 +58,7 @@ def complaint_about(engine: Engine, flavour: Flavour, version: str, found: Gpu) 
     if not _version_fits(engine, version):
         return f"was built with {flavour} {engine.version} and {version} is installed"
     if engine.hardware == "ampere_plus":
-        if numbers(found.compute_capability) < (8, 0):
+        if numbers(found.compute_capability) < AMPERE:
             return f"runs on GPUs of compute capability 8.0 or more and the {found.name} has {found.compute_capability}"
     elif found.compute_capability not in engine.compute_capabilities:
         return (

@@ -35,6 +35,12 @@ def load(flavour: Flavour) -> ModuleType:
     return library
 
 
+def compute_capabilities(library: ModuleType) -> dict[str, "trt.ComputeCapability"]:
+    """Capability, as in "8.9", -> SM89, for all that TensorRT for RTX can build for."""
+    members: dict[str, trt.ComputeCapability] = library.ComputeCapability.__members__
+    return {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name.startswith("SM")}
+
+
 class Complaints:
     """What TensorRT says while it works: it returns nothing on failure, and logs the reason."""
 
