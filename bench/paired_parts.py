@@ -104,9 +104,12 @@ class HeadTask:
         cuts = range(self._schedule.batch, len(order), self._schedule.batch)
         return [tuple(column[rows] for column in self._columns) for rows in np.split(order, cuts)]
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        return {"loss": len(batch[0])}
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         truth, *inputs = batch
-        return cross_entropy(self.model(*inputs), truth, label_smoothing=self._schedule.label_smoothing)
+        return {"loss": cross_entropy(self.model(*inputs), truth, label_smoothing=self._schedule.label_smoothing)}
 
     def evaluate(self) -> Mapping[str, float]:
         rows, truth = self._material.dev, self._material.truth.numpy()
@@ -128,11 +131,11 @@ class StudentTask(HeadTask):
         self._distiller = Distiller(settings)
         self._columns = (material.truth, teacher.vector, teacher.logits, *material.inputs)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         truth, vectors, logits, features = batch
         student = self._student.answer(features)
         labelled = cross_entropy(student.logits, truth, label_smoothing=self._schedule.label_smoothing)
-        return labelled + self._distiller.loss(student, Answer(vectors, logits))
+        return {"loss": labelled + self._distiller.loss(student, Answer(vectors, logits))}
 
 
 def train(task: HeadTask, schedule: Schedule, seed: int) -> dict[str, float]:

@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from step_gradients import gradients
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -34,11 +38,14 @@ class Blobs:
         self.epoch = epoch
         return [(self.points[part], self.labels[part]) for part in order.split(10)]
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def items(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, int]:
+        return {"loss": len(batch[1])}
+
+    def losses(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         if self.kill_in == self.epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         points, labels = batch
-        return cross_entropy(self.model(points), labels)
+        return {"loss": cross_entropy(self.model(points), labels)}
 
     def evaluate(self) -> Mapping[str, float]:
         right = self.model(self.points).argmax(1) == self.labels
@@ -164,25 +171,44 @@ def test_the_schedule_counts_optimiser_steps(tmp_path: Path, monkeypatch: pytest
     assert rates == pytest.approx([0.02 * (16 - done) / 16 for done in range(16)])
 
 
-def test_accumulated_batches_weigh_as_one(tmp_path: Path) -> None:
-    """Equal halves accumulated give the same weights as the whole batch at once."""
+class Split(Blobs):
+    """Batches of these sizes, in double precision; of some points a second head learns as well."""
 
-    class Split(Blobs):
-        def __init__(self, size: int) -> None:
-            super().__init__()
-            self.model = nn.Linear(2, 2)
-            nn.init.zeros_(self.model.weight)
-            nn.init.zeros_(self.model.bias)
-            self.size = size
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)}).double()
+        self.points = self.points.double()
+        self.sizes = sizes
 
-        def train_batches(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
-            self.epoch = epoch
-            return list(zip(self.points.split(self.size), self.labels.split(self.size), strict=True))
+    def train_batches(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        parts = torch.arange(sum(self.sizes)).split(list(self.sizes))
+        return [(self.points[part], self.labels[part]) for part in parts]
 
-    once, halves = Split(32), Split(16)
-    fit(once, SCHEDULE.model_copy(update={"accumulation": 1}), tmp_path / "once", seed=1)
-    fit(halves, SCHEDULE, tmp_path / "halves", seed=1)
-    for one, other in zip(once.model.parameters(), halves.model.parameters(), strict=True):
+    def items(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, int]:
+        return {"first": len(batch[0]), "second": int(self.known(batch).sum())}
+
+    def losses(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        losses = {"first": cross_entropy(self.model["first"](batch[0]), batch[1])}
+        if (known := self.known(batch)).any():
+            losses["second"] = cross_entropy(self.model["second"](batch[0][known]), batch[1][known])
+        return losses
+
+    def known(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return batch[0][:, 0] > 2
+
+    def evaluate(self) -> Mapping[str, float]:
+        return {"score": 0.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=7), data=st.data())
+def test_accumulated_batches_count_as_one(sizes: list[int], data: st.DataObject) -> None:
+    """However items fall into the batches of a step, its gradient is that of one batch of them all."""
+    accumulation = data.draw(st.integers(1, len(sizes)))
+    steps = [sum(sizes[start : start + accumulation]) for start in range(0, len(sizes), accumulation)]
+    apart, whole = gradients(Split(sizes), accumulation), gradients(Split(steps), 1)
+    assert len(apart) == len(whole) == len(steps)
+    for one, other in zip(chain.from_iterable(apart), chain.from_iterable(whole), strict=True):
         torch.testing.assert_close(one, other)
 
 

@@ -155,17 +155,23 @@ class AudioTask:
         size, seed = self._settings.schedule.batch, self._seed * 10_007 + epoch
         return TrainingBatches(self._train, size, self._collator, self._augmenter, seed)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        labelled = {"labels": batch.truth, **batch.own_truth}
+        return {name: int((truth != NO_LABEL).sum()) for name, truth in labelled.items()} | {
+            "teacher": len(batch.taught)
+        }
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         vector, logits = self._student(batch.features, batch.mask)
         smoothing = self._settings.schedule.label_smoothing
-        loss = labelled_cross_entropy(logits, batch.truth, smoothing, self._weights)
+        losses = {"labels": labelled_cross_entropy(logits, batch.truth, smoothing, self._weights)}
         for corpus, own in batch.own_truth.items():
-            loss = loss + labelled_cross_entropy(self._student.corpus_logits(corpus, vector), own, smoothing)
+            losses[corpus] = labelled_cross_entropy(self._student.corpus_logits(corpus, vector), own, smoothing)
         if len(batch.taught):
             student = Answer(vector[batch.taught].float(), logits[batch.taught].float())
             teacher = Answer(batch.teacher_vectors, batch.teacher_logits)
-            loss = loss + self._distiller.loss(student, teacher)
-        return loss
+            losses["teacher"] = self._distiller.loss(student, teacher)
+        return losses
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self._dev).metrics()

@@ -222,9 +222,12 @@ class FusionTask:
         cuts = range(self._settings.schedule.batch, len(order), self._settings.schedule.batch)
         return [Batch(*(tensor[rows] for tensor in company)) for rows in np.split(order, cuts)]
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        return {"loss": len(batch.truth)}
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         smoothing = self._settings.schedule.label_smoothing
-        return cross_entropy(self._logits(batch).float(), batch.truth, label_smoothing=smoothing)
+        return {"loss": cross_entropy(self._logits(batch).float(), batch.truth, label_smoothing=smoothing)}
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results("dev", self.pairing).metrics()

@@ -3,6 +3,9 @@
 Every epoch starts from its own random seed, and the whole state is one file that is replaced atomically after
 each epoch. So a run that was killed continues from its last finished epoch and ends in the same weights.
 
+The batches of one step count as a single large one: where a term of the loss is a mean over items, the step's is the
+mean over all of its items, however they fall into batches.
+
 Where several processes train together, each takes its share of an epoch's batches and the gradients of all make one
 step: P processes do what one does with P times the `accumulation`, each with random numbers of its own.
 """
@@ -10,7 +13,7 @@ step: P processes do what one does with P times the `accumulation`, each with ra
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -65,10 +68,14 @@ class Task(Protocol):
         """Batches of one epoch (from 0): the same for the same epoch, and equally many in every epoch."""
         ...
 
-    def loss(self, batch: Any) -> Tensor:
-        """Mean loss of a batch, a scalar; the model is in training mode.
+    def items(self, batch: Any) -> Mapping[str, int]:
+        """Over how many of a batch's items each term of its loss is a mean."""
+        ...
 
-        What compares the items of a batch compares those of one process.
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        """The terms of a batch's loss, which is their sum: means over its items, scalars, by their names in `items`.
+
+        The model is in training mode. What compares the items of a batch compares those of one process.
         """
         ...
 
@@ -235,8 +242,8 @@ class _Fit:
             for start in range(0, len(batches), self._batches_per_step):
                 group = min(self._batches_per_step, len(batches) - start)
                 self._set_rate(step)
-                lost = self._gradients(islice(own, self._schedule.accumulation), group)
-                total += lost
+                lost = self._gradients(list(islice(own, self._schedule.accumulation)))
+                total += lost * group
                 if not math.isfinite(total):
                     raise TrainingError(
                         f"The loss is {total} at step {step}; lower learning_rate "
@@ -246,21 +253,25 @@ class _Fit:
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=True)
                 step += 1
-                progress.update(row, advance=group, note=f"loss {lost / group:.3f}")
+                progress.update(row, advance=group, note=f"loss {lost:.3f}")
                 if not progress.console.is_terminal:
                     log_tenths(progress.tasks[row], group, "batches")
         return total / len(batches)
 
-    def _gradients(self, own: Iterable[Any], group: int) -> float:
-        """Leave in the parameters the mean gradient of a step's `group` batches; returns the sum of their losses.
+    def _gradients(self, own: Sequence[Any]) -> float:
+        """Leave in the parameters the gradient of a step, as if its batches were one; returns its loss.
 
-        own: those of this process, of which it may have none in an epoch's last step.
+        own: the batches of this process, of which it may have none in an epoch's last step.
         """
+        items = [self._task.items(batch) for batch in own]
+        whole = self._processes.counted(items)
         lost = 0.0
-        for batch in own:
+        for batch, its in zip(own, items, strict=True):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.bf16):
-                loss = self._task.loss(send_to_device(batch, self._device))
-            (loss / group).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                losses = self._task.losses(send_to_device(batch, self._device))
+            # A term without items is zero.
+            loss = torch.stack([term * (its[name] / max(whole[name], 1)) for name, term in losses.items()]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             lost += loss.item()
         self._processes.sum_gradients(self._parameters)
         return self._processes.total(lost)

@@ -5,7 +5,8 @@ main one alone evaluates, writes and reports.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -76,6 +77,17 @@ class Processes:
         summed = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(summed, group=self._talk)
         return summed.item()
+
+    def counted(self, several: Iterable[Mapping[str, int]]) -> Counter[str]:
+        """The sums of all processes' counts, by name."""
+        counts: Counter[str] = Counter()
+        for one in several:
+            counts.update(one)
+        if self.count == 1:
+            return counts
+        everybody: list[Counter[str]] = [Counter()] * self.count
+        distributed.all_gather_object(everybody, counts, group=self._talk)
+        return sum(everybody, Counter())
 
     def share_weights(self, model: nn.Module) -> None:
         """Every process gets the main one's."""

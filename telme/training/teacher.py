@@ -139,13 +139,16 @@ class TeacherTask:
             for batch in batches
         ]
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        return {"loss": len(batch.truth)}
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         _, logits = self.model(batch.input_ids, batch.attention_mask)
         logits = logits.float()
         loss = cross_entropy(logits, batch.truth, label_smoothing=self._schedule.label_smoothing)
         if self._taught_by is not None and batch.bigger is not None:
             loss = loss + self._taught_by.alpha * response_loss(logits, batch.bigger, self._taught_by.temperature)
-        return loss
+        return {"loss": loss}
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self._dev).metrics()

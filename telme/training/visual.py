@@ -137,10 +137,14 @@ class VisualTask:
     def train_batches(self, epoch: int) -> "AugmentedBatches":
         return AugmentedBatches(self.train, self._settings, self._seed * 10_007 + epoch)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        return {"loss": len(batch[2])}
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         frames, mask, truth = batch
         _, logits = self.model(frames, mask)
-        return cross_entropy(logits.float(), truth, label_smoothing=self._settings.schedule.label_smoothing)
+        smoothing = self._settings.schedule.label_smoothing
+        return {"loss": cross_entropy(logits.float(), truth, label_smoothing=smoothing)}
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self.results(self.dev).metrics()

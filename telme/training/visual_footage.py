@@ -128,13 +128,16 @@ class FootageTask:
         vectors = torch.stack([answer.vector for answer in answers])
         return Batch(frames, mask, truth, vectors, torch.stack([answer.logits for answer in answers]))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def items(self, batch: Batch) -> Mapping[str, int]:
+        return {"loss": len(batch.truth)}
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         vector, logits = self.student(batch.frames, batch.mask)
         smoothing = self._settings.schedule.label_smoothing
         loss = cross_entropy(logits.float(), batch.truth, label_smoothing=smoothing)
         student = Answer(vector.float(), logits.float())
         teacher = Answer(batch.teacher_vectors, batch.teacher_logits)
-        return loss + self._distiller.loss(student, teacher)
+        return {"loss": loss + self._distiller.loss(student, teacher)}
 
     def evaluate(self) -> Mapping[str, float]:
         metrics = self._results(self.dev).metrics()
