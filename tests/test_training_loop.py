@@ -117,6 +117,24 @@ def test_a_run_that_stops_early_goes_on_to_the_same_weights(tmp_path: Path) -> N
         assert torch.equal(whole[key], parts[key]), key
 
 
+def test_a_run_with_its_channels_last_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    class Pictures(Blobs):
+        """The points as pictures of three channels."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+            self.model = layers.to(memory_format=torch.channels_last)
+            self.points = self.points.repeat(1, 14)[:, :27].reshape(64, 3, 3, 3)
+
+    fit(Pictures(), SCHEDULE, tmp_path / "whole", seed=1)
+    fit(Pictures(), SCHEDULE.model_copy(update={"stop_after": 2}), tmp_path / "parts", seed=1)
+    fit(Pictures(), SCHEDULE, tmp_path / "parts", seed=1)
+    whole, parts = (load_file(tmp_path / name / STATE) for name in ("whole", "parts"))
+    for key in whole:
+        assert torch.equal(whole[key], parts[key]), key
+
+
 def test_another_run_is_not_continued(tmp_path: Path) -> None:
     fit(Blobs(), SCHEDULE, tmp_path, seed=1)
     with pytest.raises(TrainingError, match="other settings"):

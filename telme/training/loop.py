@@ -326,11 +326,14 @@ class _Fit:
         self._state = state
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         self._task.model.load_state_dict(weights)
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = tensor
+                # The fused optimiser takes it that moments lie in memory as their parameter does: channels last, too.
+                laid = torch.empty_like(parameters[int(index)]).copy_(tensor) if tensor.ndim else tensor
+                moments.setdefault(int(index), {})[moment] = laid
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         log.info("continuing %s after epoch %d of %d", self._folder, len(state.history), self._schedule.epochs)
