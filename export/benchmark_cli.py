@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from export import benchmark, benchmark_report
-from export.benchmark import Benchmark, Case, Row
+from export.benchmark import Benchmark, Case, Row, Work
 from export.errors import ExportError
 from export.material import Material, dialogue
 from telme.bundle import COMPACT, BundleError
@@ -126,12 +127,14 @@ def _against(options: argparse.Namespace, recognizer: Recognizer, material: Mate
     if AUTHORS_STYLE in options.against:
         authors = AuthorsStyle(trained, pytorch(trained, recognizer.bundle, options.threads))
         turns = dialogue(benchmark.TYPICAL_TOKENS, benchmark.prompter(recognizer))
-        work = {
-            name: lambda: benchmark.from_clip(recognizer, material, turns),
-            AUTHORS_STYLE: lambda: authors.recognise(material, turns),
-        }
-        cases.append(Case("clip", material.clip.name, work))
-        operations.append(0.0)
+        longest = trained.specifications.text.max_tokens
+        for beside, tokens in (("", 0), (f", beside a prompt of {longest} tokens", longest)):
+            work: dict[str, Work] = {
+                name: lambda: benchmark.from_clip(recognizer, material, turns),
+                AUTHORS_STYLE: partial(authors.recognise, material, turns, tokens),
+            }
+            cases.append(Case("clip", material.clip.name + beside, work))
+            operations.append(0.0)
     rows = benchmark.measure(cases, options.repeats)
     return [row.model_copy(update={"gflop": gflop or None}) for row, gflop in zip(rows, operations, strict=True)]
 
