@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import small_run
@@ -26,6 +27,7 @@ from export.material import Material, dialogue
 from export.torch_model import CPU, Place
 from export.trained import Trained
 from telme.bundle import COMPACT, Bundle
+from telme.corpora import authors_media
 from telme.features.text import Prompter
 from telme.runtime.recognizer import Recognizer
 
@@ -215,8 +217,23 @@ def test_the_released_way_hears_twice_sees_everything_and_pads_to_its_neighbours
 ) -> None:
     """Its speech is 22,050 samples a second that count as 16,000, its pictures are those that the parity finds."""
     trained = Trained.read(run)
-    AuthorsStyle(trained, pytorch(trained, Bundle.open(small), threads=1)).recognise(clip, dialogue(40, prompter))
-    assert decoded == [CLIP, CLIP]
+    reference = pytorch(trained, Bundle.open(small), threads=1)
+    heard: list[np.ndarray] = []
+    seen: list[np.ndarray] = []
+    read: list[tuple[int, ...]] = []
+    sound, prepare = authors_media.sound, reference.prepare_frame
+    monkeypatch.setattr(authors_media, "sound", lambda path: heard.append(sound(path)) or heard[-1])
+    monkeypatch.setattr(reference, "prepare_frame", lambda picture: seen.append(picture) or prepare(picture))
+    trained.text.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape))
+    turns = dialogue(40, prompter)
+    AuthorsStyle(trained, reference).recognise(clip, turns, longest)
+    assert len(heard) == 2
+    assert len(heard[1]) == pytest.approx(len(clip.speech) * 22_050 / 16_000, rel=0.01)
+    video = cv2.VideoCapture(str(CLIP))
+    theirs = list(authors_media._of_clip(video))
+    assert len(seen) == len(theirs) == 8
+    assert all(np.array_equal(one, other) for one, other in zip(seen, theirs, strict=True))
+    assert read == [(1, max(longest, len(prompter.encode(turns))))]
 
 
 @pytest.mark.corpora
