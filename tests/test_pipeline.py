@@ -2,26 +2,32 @@
 
 import asyncio
 import itertools
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from brokers import until
-from streams import ACTED, CONVERSATION, expected
+from streams import ACTED, ASR, CONVERSATION, expected
 
 from streamer.backlog import Cut
 from streamer.events import EmotionEvent
+from streamer.loop_lag import LoopLag
 from streamer.models import Models
 from streamer.pipeline import PICTURE_MEMORY_S, Counters, Pipeline
 from streamer.segmenter import Segmenter
-from streamer.settings import Sources, Speakers, StreamSettings
+from streamer.settings import Sources, Speakers, StreamSettings, Transcription
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, Source, SourceCounters, VideoFrame
 from streamer.sources.open import open_source
+from streamer.streams import Streams
 from streamer.transcriber import Transcriber
 from streamer.utterance import Rejected, Transcript
 from streamer.vad import make_detector
@@ -440,58 +446,140 @@ async def test_a_draft_that_a_model_cannot_digest_does_not_cost_the_utterance(
     assert len(events.of_phase("final")) == len(expected(ACTED))
 
 
-class TenTimesSlower:
-    """A recogniser on a machine that cannot keep up."""
+class TenTimesTooSlow:
+    """A model on a machine that cannot keep up: ten utterances are spoken while it works on one, until the last."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
-        self._recognizer = recognizer
+    def __init__(self, model: object, method: str, last: int) -> None:
+        self.spoken = Counters()
+        self._model = model
+        self._method = method
+        self._last = last
 
-    def __getattr__(self, name: str) -> object:
-        attribute = getattr(self._recognizer, name)
-        return (
-            self._slowed(attribute) if name in ("encode_text", "encode_audio", "encode_visual", "fuse") else attribute
-        )
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._model, name)
+        return self._slowed(attribute) if name == self._method else attribute
 
-    @staticmethod
-    def _slowed(method: Callable[..., object]) -> Callable[..., object]:
-        def slow(*arguments: object, **named: object) -> object:
-            began = time.monotonic()
-            result = method(*arguments, **named)
-            time.sleep(9 * (time.monotonic() - began))
+    def _slowed(self, method: Callable[..., object]) -> Callable[..., object]:
+        def slow(*arguments: object) -> object:
+            until_then = min(self.spoken.utterances + 10, self._last)
+            result = method(*arguments)
+            while self.spoken.utterances < until_then:
+                time.sleep(0.001)
             return result
 
         return slow
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The backlog after something was put there.
+
+    tasks: that wait for one of the models' threads, at most.
+    turns: that the dialogue remembers.
+    """
+
+    gave_way: list[Cut]
+    waiting: list[Cut]
+    in_work: int | None
+    tasks: int
+    turns: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of sound."""
+        return sum(cut.utterance.samples.nbytes for cut in self.waiting)
+
+    @property
+    def unstarted(self) -> list[int]:
+        return [cut.utterance.number for cut in self.waiting if cut.utterance.number != self.in_work]
+
+
+def moments_of(stream: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Moment]:
+    """Grows while the stream runs."""
+    backlog, workers, moments = stream._backlog, stream._analyst._workers, []
+    threads = (workers.hearing, workers.faces, workers.speech, workers.voices, workers.encoders)
+    put = backlog.put
+
+    async def watched(cut: Cut) -> list[Cut]:
+        gave_way = await put(cut)
+        waiting = [*backlog._utterances, *([] if backlog._draft is None else [backlog._draft])]
+        tasks = max(worker._work_queue.qsize() for worker in threads)
+        moments.append(Moment(gave_way, waiting, backlog._in_work, tasks, len(stream.dialogue)))
+        return gave_way
+
+    monkeypatch.setattr(backlog, "put", watched)
+    return moments
+
+
+ROUNDS = 5
+
+
+@pytest.fixture(scope="module")
+def long_acted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The acted sentences, again and again: much more than may wait."""
+    samples, rate_hz = soundfile.read(ACTED, dtype="float32")
+    path = tmp_path_factory.mktemp("long") / "acted.flac"
+    soundfile.write(path, np.tile(samples, ROUNDS), rate_hz)
+    return path
+
+
+@pytest.mark.parametrize("slow", ["encoding", "transcription"])
 async def test_under_overload_capture_goes_on_and_drafts_go_before_utterances(
-    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, long_acted: Path, slow: str
 ) -> None:
-    settings = SETTINGS.model_copy(update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": 2})})
-    events, waiting = Events(), []
-    async with open_source(Sources(media=str(ACTED), fast=True), rate_hz=5) as source:
+    queue_max, count = 2, ROUNDS * len(expected(ACTED))
+    settings = SETTINGS.model_copy(
+        update={"recognition": SETTINGS.recognition.model_copy(update={"queue_max": queue_max})}
+    )
+    models: dict[str, Any] = {"recognizer": recognizer, "transcriber": None}
+    if slow == "encoding":
+        models["recognizer"] = slowed = TenTimesTooSlow(recognizer, "encode_audio", count)
+    else:
+        transcriber = await asyncio.to_thread(Transcriber.load, Transcription(model=ASR))
+        models["transcriber"] = slowed = TenTimesTooSlow(transcriber, "transcribe", count)
+    events = Events()
+    async with open_source(Sources(media=str(long_acted), fast=True), rate_hz=5) as source:
         monkeypatch.setattr(type(source), "live", property(lambda _: True))
-        stream = pipeline(source, TenTimesSlower(recognizer), events, settings, drafts=True)
-        put = stream._backlog.put
-
-        async def watched(cut: Cut) -> list[Cut]:
-            dropped = await put(cut)
-            waiting.append(len(stream._backlog))
-            return dropped
-
-        monkeypatch.setattr(stream._backlog, "put", watched)
+        stream = pipeline(source, events=events, settings=settings, drafts=True, **models)
+        slowed.spoken = stream.counters
+        moments = moments_of(stream, monkeypatch)
         running = asyncio.create_task(stream.run())
-        await until(lambda: stream.counters.utterances == len(expected(ACTED)))
-        heard_after = len(events)
+        await until(lambda: stream.counters.utterances == count)
+        done_by_then = len(events.of_phase("final"))
         await running
         assert source.counters == SourceCounters()
-    counters = stream.counters
-    assert heard_after < len(expected(ACTED))  # everything was heard before it was worked through
-    assert max(waiting) <= 2 + 1 + 1  # utterances, the one whose draft is being worked on, and a draft
-    assert counters.pending == counters.pending_drafts == 0
-    assert counters.dropped_drafts > counters.provisional_events
+    assert done_by_then <= count / 10  # everything was heard long before it was worked through
+
+    # What is held: utterances, the one whose draft is being worked on, and a draft; a voice and a face to encode.
+    waiting_max = queue_max + 1 + 1
+    longest = max(cut.utterance.samples.nbytes for moment in moments for cut in moment.waiting)
+    assert max(len(moment.waiting) for moment in moments) <= waiting_max
+    assert max(moment.size for moment in moments) <= waiting_max * longest
+    assert max(moment.tasks for moment in moments) <= 2
+    assert max(moment.turns for moment in moments) <= settings.dialogue.turns_max
+
+    # What gives way: the draft, as long as there is one; then the oldest utterance that is not being worked on.
+    finals_gone = [
+        (cut.utterance.number, moment) for moment in moments for cut in moment.gave_way if cut.utterance.over
+    ]
+    for number, moment in finals_gone:
+        assert all(cut.utterance.over for cut in moment.waiting)
+        assert number < min(moment.unstarted)
+    drafts_gone = sum(not cut.utterance.over for moment in moments for cut in moment.gave_way)
+    assert drafts_gone > len(events.of_phase("provisional"))
     finals = events.of_phase("final")
-    assert counters.dropped_utterances + len(finals) == counters.utterances
-    assert [event.utterance[-1] for event in finals[-2:]] == [str(counters.utterances - 1), str(counters.utterances)]
+    assert [int(event.utterance[-5:]) for event in finals[-queue_max:]] == [count - 1, count]
+
+    # What is told of it.
+    status = Streams({"main": stream}, None, None, LoopLag()).status()
+    told = json.loads(json.dumps(status))["pipeline"]
+    assert told["utterances"] == count == len(finals) + len(finals_gone)
+    assert told["dropped_utterances"] == len(finals_gone) > count / 2
+    assert told["events"] == len(finals)
+    assert told["provisional_events"] == len(events.of_phase("provisional"))
+    assert told["dropped_drafts"] >= drafts_gone
+    assert told["drafts"] == told["provisional_events"] + told["dropped_drafts"] + told["overtaken_drafts"]
+    assert (told["failed_utterances"], told["failed_drafts"]) == (0, 0)
 
 
 async def test_a_live_stream_drops_the_oldest_waiting_utterance_when_recognition_falls_behind(
