@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from streamer.events import EmotionEvent
 from streamer.http_server import ask
-from streamer.report import stages_ms
+from streamer.mqtt.outbox import Delivery
+from streamer.report import delivery_ms, stages_ms
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Metrics:
         )
         self._final = Histogram(
             "telme_final_latency_seconds",
-            "Final events: endpoint and total count from the end of speech, the other stages are durations.",
+            "Final events: endpoint, total and acknowledged count from the end of speech, other stages are durations.",
             ("stream", "stage"),
             buckets=BUCKETS,
             registry=self._registry,
@@ -63,6 +64,11 @@ class Metrics:
         histogram = self._final if event.phase == "final" else self._provisional
         for stage, ms in stages_ms(event):
             histogram.labels(event.stream, stage).observe(ms / 1000)
+
+    def delivered(self, event: EmotionEvent, delivery: Delivery) -> None:
+        """The broker has acknowledged a final event."""
+        for stage, ms in delivery_ms(event, delivery):
+            self._final.labels(event.stream, stage).observe(ms / 1000)
 
     def ask(self, status: Callable[[], Status], stream: str) -> None:
         """From here on each scrape also tells what `status` says, which is called in this event loop.

@@ -1,4 +1,9 @@
-"""What `--report` says when a stream ends: how late its events were, stage by stage, and what was lost."""
+"""What `--report` says when a stream ends: how late its events were, stage by stage, and what was lost.
+
+Where events go to a broker, a final one is published once the broker has acknowledged it, which the event itself
+cannot know: that is measured here, from the end of speech. After an outage the wait is delay, too, and counts. Events
+that an earlier program left are left out: no clock that does not jump tells when their speech ended.
+"""
 
 import logging
 import textwrap
@@ -8,11 +13,15 @@ from typing import Any, Final
 
 from streamer.events import EmotionEvent, Latency
 from streamer.latency_histogram import LatencyHistogram
+from streamer.mqtt.outbox import Delivery
 
 log = logging.getLogger(__name__)
 
 PERCENTILES: Final = (50, 95, 99)
 AFTER_ENDPOINT: Final = "after_endpoint"
+SAVED: Final = "saved"
+DELIVERY: Final = "delivery"
+ACKNOWLEDGED: Final = "acknowledged"
 PROVISIONAL: Final = "provisional_total"
 _WIDTH = 80
 
@@ -25,12 +34,25 @@ def stages_ms(event: EmotionEvent) -> Iterator[tuple[str, float]]:
     yield AFTER_ENDPOINT, event.latency_ms.total - event.latency_ms.endpoint
 
 
+def delivery_ms(event: EmotionEvent, delivery: Delivery) -> Iterator[tuple[str, float]]:
+    """Likewise of what followed `total`: until a final event was on disk, and until its broker acknowledged it.
+
+    SAVED and DELIVERY are durations from the hand-over to the publisher; ACKNOWLEDGED counts from the end of speech.
+    """
+    if delivery.saved_s is not None:
+        yield SAVED, 1000 * delivery.saved_s
+    took_ms = 1000 * delivery.acknowledged_s
+    yield DELIVERY, took_ms
+    yield ACKNOWLEDGED, event.latency_ms.total + took_ms
+
+
 class Report:
     """A sink that remembers latencies, not events: its memory does not grow with them."""
 
     def __init__(self) -> None:
         self._events: Counter[str] = Counter()
-        self._stages = {stage: LatencyHistogram() for stage in (*Latency.model_fields, AFTER_ENDPOINT, PROVISIONAL)}
+        stages = (*Latency.model_fields, AFTER_ENDPOINT, SAVED, DELIVERY, ACKNOWLEDGED, PROVISIONAL)
+        self._stages = {stage: LatencyHistogram() for stage in stages}
 
     def publish(self, event: EmotionEvent) -> None:
         self._events[event.phase] += 1
@@ -39,6 +61,11 @@ class Report:
                 self._stages[stage].add(ms)
         else:
             self._stages[PROVISIONAL].add(event.latency_ms.total)
+
+    def delivered(self, event: EmotionEvent, delivery: Delivery) -> None:
+        """The broker has acknowledged a final event."""
+        for stage, ms in delivery_ms(event, delivery):
+            self._stages[stage].add(ms)
 
     def summary(self, status: Mapping[str, Any]) -> dict[str, Any]:
         """Events by phase, milliseconds by stage and percentile, and `status` as it is: ready for JSON."""

@@ -14,7 +14,7 @@ from streamer.answers import answer_requests
 from streamer.ending import end_process
 from streamer.events import BundleId
 from streamer.loop_lag import LoopLag
-from streamer.metrics import SHARED
+from streamer.metrics import SHARED, Metrics
 from streamer.models import load_models, open_bundle
 from streamer.mqtt.address import Address
 from streamer.mqtt.embedded import EmbeddedBroker
@@ -132,11 +132,12 @@ async def _start(
     await _open(sources, parts)
     sinks, say = await local_sinks(settings, bundle.manifest.name, last)
     report = Report()
-    sinks.append(report)
+    measuring: list[Report | Metrics] = [report] if metrics is None else [report, metrics]
     if publisher is not None:
         sinks.append(publisher)
-    if metrics is not None:
-        sinks.append(metrics)
+        for sink in measuring:
+            publisher.on_delivery(sink.delivered)
+    sinks += measuring
     lag = LoopLag()
     watching_lag = asyncio.create_task(lag.run(), name="loop-lag")
     parts.callback(watching_lag.cancel)

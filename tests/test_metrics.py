@@ -157,7 +157,7 @@ def test_a_running_stream_can_be_scraped(tmp_path: Path) -> None:
         stream.wait_for_log("metrics at")
         url = f"http://127.0.0.1:{port}/metrics"
         samples = scrape(url)
-        while samples.get(("telme_events_total", "final", "cam"), 0) < 2:
+        while samples.get(("telme_final_latency_seconds_count", "acknowledged", "cam"), 0) < 2:
             assert stream.process.poll() is None, stream.log
             time.sleep(0.2)
             samples = scrape(url)
@@ -169,5 +169,6 @@ def test_a_running_stream_can_be_scraped(tmp_path: Path) -> None:
     assert 2 <= samples["telme_pipeline_events_total", "cam"] <= ended["pipeline"]["events"]
     assert samples["telme_final_latency_seconds_count", "transcription", "cam"] >= 2
     assert samples["telme_final_latency_seconds_sum", "total", "cam"] > 1.0, "two hangovers at least"
+    assert samples["telme_events_total", "final", "cam"] >= 2
     assert samples["telme_source_lost_samples_total", "cam"] == 0
     assert samples["telme_pictures_seen_total", "cam"] > 0

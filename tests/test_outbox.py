@@ -69,6 +69,49 @@ async def test_events_come_out_in_order_and_again_until_delivered(place: Path | 
         assert await outbox.first() is None
 
 
+async def test_a_delivery_says_how_long_it_took_and_what_of_it_the_disk_did(place: Path | None) -> None:
+    async with Outbox(ROOM, place) as outbox:
+        before_s = time.monotonic()
+        outbox.put(emotion_event(0))
+        put_s = time.monotonic()
+        await outbox.first()
+        handed_out_s = time.monotonic()
+        await asyncio.sleep(0.05)
+        asked_s = time.monotonic()
+        delivery = outbox.delivered()
+        assert delivery is not None
+        assert asked_s - put_s <= delivery.acknowledged_s <= time.monotonic() - before_s
+        assert (delivery.saved_s is None) == (place is None)
+        assert 0 <= (delivery.saved_s or 0) <= handed_out_s - before_s
+
+
+async def test_while_others_are_waited_for_the_disk_goes_on(tmp_path: Path) -> None:
+    """What an event waits for its turn is no time of the disk."""
+    async with Outbox(ROOM, tmp_path / "outbox") as outbox:
+        began_s = time.monotonic()
+        for number in range(3):
+            outbox.put(emotion_event(number))
+        await until(lambda: outbox.unsaved == 0)
+        all_saved_s = time.monotonic() - began_s
+        deliveries = []
+        for _ in range(3):
+            await outbox.first()
+            await asyncio.sleep(0.05)
+            deliveries.append(outbox.delivered())
+    assert all(delivery is not None and 0 < (delivery.saved_s or 0) <= all_saved_s for delivery in deliveries)
+
+
+async def test_of_events_of_an_earlier_program_nobody_knows_how_long_they_took(tmp_path: Path) -> None:
+    async with Outbox(ROOM, tmp_path / "outbox") as outbox:
+        outbox.put(emotion_event(0))
+    async with Outbox(ROOM, tmp_path / "outbox") as outbox:
+        outbox.put(emotion_event(1))
+        await outbox.first()
+        assert outbox.delivered() is None
+        await outbox.first()
+        assert outbox.delivered() is not None
+
+
 async def test_what_was_not_delivered_comes_first_after_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,7 +320,10 @@ async def test_a_disk_that_hangs_holds_an_event_up_for_a_second_only(
     async with Outbox(ROOM, tmp_path / "outbox") as outbox:
         disk.pause_s = 1.0
         outbox.put(emotion_event(0))
-        assert await take(outbox, 1) == numbers([0])
+        assert await outbox.first() == emotion_event(0)
+        delivery = outbox.delivered()
+        assert delivery is not None
+        assert delivery.saved_s is None
         assert outbox.sent_unsaved == 1
         disk.pause_s = 0.0
 

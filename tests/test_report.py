@@ -137,6 +137,7 @@ def test_a_stream_reports_at_its_end_beside_pure_json_lines() -> None:
     (line,) = map(json.loads, for_programs.log.splitlines())
     assert line["latency_ms"]["total"]["events"] == len(for_programs.events) == count
     assert line["status"]["pipeline"]["events"] == count
+    assert not {"saved", "delivery", "acknowledged"} & line["latency_ms"].keys(), "there is no broker"
 
 
 @pytest.mark.slow
@@ -152,6 +153,7 @@ def test_what_is_told_at_the_end_holds_what_was_given_up_while_leaving(mosquitto
     assert events > 0
     for delivery in (told["stream ended"]["mqtt"], told["report"]["status"]["mqtt"]):
         assert (delivery["waiting"], delivery["dropped"], delivery["published"]) == (0, events, 0)
+    assert "acknowledged" not in told["report"]["latency_ms"]
 
 
 @pytest.mark.slow
@@ -165,3 +167,4 @@ def test_people_are_told_beside_the_live_view() -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert "pipeline: utterances" in shown.stdout
+    assert re.search(rf"^acknowledged .* {len(expected(ACTED))}$", shown.stdout, re.MULTILINE)

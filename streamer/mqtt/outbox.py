@@ -36,15 +36,31 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """Seconds from the moment at which a final event came.
+
+    saved_s: until it was on disk; None where it went out before it was, or was to stay in memory.
+    acknowledged_s: until the broker had it, outages included.
+    """
+
+    saved_s: float | None
+    acknowledged_s: float
+
+
+@dataclass
 class _Waiting:
     """payload: the event as JSON, which takes a fraction of the object's memory.
 
     since: on the monotonic clock, which no correction of the wall clock makes jump.
+    inherited: whether an earlier program accepted it; then only the wall clock could tell `since`.
+    saved_at: on the same clock; None until it is on disk, and where it is inherited.
     """
 
     seq: int
     payload: bytes
     since: float
+    inherited: bool = False
+    saved_at: float | None = None
 
     def entry(self) -> Entry:
         return Entry(self.seq, time.time() - (time.monotonic() - self.since), self.payload)
@@ -178,11 +194,16 @@ class Outbox:
                     await self._changed.wait()
         return EmotionEvent.from_json(self._in_delivery.payload)
 
-    def delivered(self) -> None:
-        """The final event in delivery has reached the broker."""
-        if self._in_delivery is not None:
-            self._remove(self._in_delivery)
-            self._in_delivery = None
+    def delivered(self) -> Delivery | None:
+        """The final event in delivery has reached the broker. How long that took; None if an earlier program had it."""
+        waiting, self._in_delivery = self._in_delivery, None
+        if waiting is None:
+            return None
+        self._remove(waiting)
+        if waiting.inherited:
+            return None
+        saved_s = None if waiting.saved_at is None else waiting.saved_at - waiting.since
+        return Delivery(saved_s, time.monotonic() - waiting.since)
 
     def close(self) -> None:
         """No event comes any more."""
@@ -215,9 +236,10 @@ class Outbox:
                 log.debug("the outbox %s still cannot be opened: %s", path, error)
 
     def _put_final(self, event: EmotionEvent) -> None:
+        since = time.monotonic()
         payload = event.to_json().encode()
         self._last += 1
-        waiting = _Waiting(self._last, payload, time.monotonic())
+        waiting = _Waiting(self._last, payload, since)
         self._append(waiting)
         if self._writer is not None:
             self._writer.add(waiting.entry())
@@ -299,8 +321,18 @@ class Outbox:
         if self._disk_fails:
             log.warning("the outbox %s can be written again", self._path)
         self._disk_fails = False
+        self._note_saved(seq)
         self._saved = max(self._saved, seq)
         self._changed.set()
+
+    def _note_saved(self, seq: int) -> None:
+        """Of those that wait: what went out already was not on disk before."""
+        now = time.monotonic()
+        for waiting in reversed(self._waiting):
+            if waiting.seq <= self._saved:
+                return
+            if waiting.seq <= seq:
+                waiting.saved_at = now
 
     def _failed(self, reason: str) -> None:
         if not self._disk_fails:
@@ -326,7 +358,7 @@ def _read(path: Path, synchronous: Synchronous) -> tuple[Journal, list[_Waiting]
             unreadable.append(entry.seq)
         else:
             since = now_monotonic - max(0.0, now - entry.accepted_at)
-            found.append(_Waiting(entry.seq, entry.payload, since))
+            found.append(_Waiting(entry.seq, entry.payload, since, inherited=True))
     return journal, found, unreadable
 
 

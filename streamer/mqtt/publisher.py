@@ -34,7 +34,7 @@ from streamer.mqtt.client import (
 from streamer.mqtt.errors import BrokerError, DeniedError, TakenOverError
 from streamer.mqtt.info import Info, started_at
 from streamer.mqtt.message import TEXT, Outgoing
-from streamer.mqtt.outbox import Bounds, Outbox
+from streamer.mqtt.outbox import Bounds, Delivery, Outbox
 from streamer.mqtt.requests import MAX_BYTES, Handler, Request, RequestError, Responder, first_complaint
 from streamer.mqtt.said import Said
 from streamer.mqtt.tls import tls_context
@@ -115,6 +115,7 @@ class Publisher:
         self._behind: set[str] = set()  # streams whose state and label on the broker are not the latest
         self._last_word = "stopped"
 
+        self._on_delivery: list[Callable[[EmotionEvent, Delivery], None]] = []
         self._on_said: Callable[[Said], None] | None = None
         self._responder = Responder(self._topics)
         self._requests: asyncio.Queue[Request] = asyncio.Queue(_WAITING_MAX)
@@ -174,6 +175,13 @@ class Publisher:
         It raises RequestError for what it cannot take.
         """
         self._on_said = callback
+
+    def on_delivery(self, callback: Callable[[EmotionEvent, Delivery], None]) -> None:
+        """Tell `callback`, which must not block, of each final event of this program that the broker acknowledges.
+
+        Not of those that an earlier program left: its clock, by which their speech ended, went with it.
+        """
+        self._on_delivery.append(callback)
 
     async def first_connection(self) -> None:
         """Wait until the broker accepts us. Raises BrokerError when it cannot be reached or refuses."""
@@ -389,18 +397,25 @@ class Publisher:
 
     async def _send_final(self, client: Client, event: EmotionEvent) -> None:
         topic = self._topics.utterance(event.stream)
-        if await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s)):
-            self._published += 1
+        accepted = await self._send(client, Outgoing(topic, event.to_json(), expiry_s=self._settings.expiry_s))
         if not self._outbox.overtaken:
             self._latest[event.stream] = event
             self._behind.add(event.stream)
-        self._outbox.delivered()
+        delivery = self._outbox.delivered()
+        if accepted:
+            self._published += 1
+            self._tell_delivery(event, delivery)
         if len(self._outbox) == 0:
             # After an outage the state jumps to the last event: robots do not act out what is long over.
             for stream in sorted(self._behind):
                 await self._send_state(client, self._latest[stream])
                 await self._send_plain(client, self._latest[stream])
                 self._behind.discard(stream)
+
+    def _tell_delivery(self, event: EmotionEvent, delivery: Delivery | None) -> None:
+        if delivery is not None:
+            for callback in self._on_delivery:
+                callback(event, delivery)
 
     async def _send_state(self, client: Client, event: EmotionEvent) -> None:
         await self._send(client, Outgoing(self._topics.state(event.stream), event.to_json(), retain=True))
