@@ -1,17 +1,20 @@
 """Milliseconds per stage of the live system, and how late its event loop runs, at real-time pace.
 
     python bench/live.py [--media FILE … | --corpora DIR] [--repeats N] [--busy] [--against straight] [--asr MODEL]
+    python bench/live.py … -- --broker embedded
 
-Runs `telme-stream` as a process over each file and reads its events and its last log line. `--corpora` makes the
+Runs `telme-stream` as a process over each file and reads its events and its report. `--corpora` makes the
 files: long conversations of real speech with pauses. `--busy` keeps every core occupied meanwhile, as other programs
 on a robot would. `--against straight` plays each file also to a stream that begins to recognise only when an utterance
 is over, in turns, and prints how many times later that is. Prints medians and 95th percentiles over all utterances,
 compares them with what the project promises (docs/operations.md), and says whether any sound or utterance was lost.
-Flags after `--` go to `telme-stream`.
+Flags after `--` go to `telme-stream`; with a broker among them the delay until it has acknowledged an event is measured
+and judged, too.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -39,9 +42,11 @@ STREAM = (sys.executable, "-m", "streamer.cli")
 STRAIGHT = ("--set", "recognition.speculate=false")
 WITH_PROVISIONAL = ("--set", "output.provisional=true")
 
+PERCENTILES = (50, 95)
 AFTER_HANGOVER_MS = {50: 100.0, 95: 400.0}  # promised: percentile of finals -> milliseconds after the hangover
 PROVISIONAL_MS = 500.0
 LAG_P99_MS = 20.0
+UTTERANCES_MIN = 100
 # What must be zero: (section of the status, counter).
 LOSSES = (
     ("source", "lost_samples"),
@@ -49,32 +54,70 @@ LOSSES = (
     ("pipeline", "dropped_utterances"),
     ("pipeline", "failed_utterances"),
 )
-PAUSE, SPEAKING = "provisional, at a pause", "provisional, while speaking"
-SEEN = "total, as a reader sees it"
+# From the end of speech until a reader of the events has one.
+SEEN, PAUSE, SPEAKING = "final, as read", "provisional at a pause, as read", "provisional while speaking, as read"
+# Stages that no event can hold: of each run, the report knows their percentiles. Those of all runs together are not
+# above the worst run's.
+DELIVERY = {
+    "saved": "saved (worst run)",
+    "delivery": "delivery (worst run)",
+    "acknowledged": "final, as acknowledged (worst run)",
+}
+ACKNOWLEDGED = DELIVERY["acknowledged"]
 
 WIDTH = 132  # of what goes into a file
 
 Event = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Delay:
+    """Milliseconds of so many events, by percentile."""
+
+    ms: Mapping[int, float]
+    events: int
+
+
+NONE = Delay(dict.fromkeys(PERCENTILES, math.nan), 0)
+
+
 @dataclass
 class Measured:
-    """All runs of one way to run the stream. `ended`: the last log line of each."""
+    """All runs of one way to run the stream. `reports`: what each says at its end."""
 
     name: str
     flags: tuple[str, ...]
     events: list[Event] = field(default_factory=list)
-    ended: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
-    def milliseconds(self) -> dict[str, list[float]]:
-        """By stage, of final events; and how late provisional events were."""
+    @property
+    def ended(self) -> list[dict[str, Any]]:
+        """What each run counted."""
+        return [report["status"] for report in self.reports]
+
+    def delays(self) -> dict[str, Delay]:
+        """By stage, of final events; and how late final and provisional events were."""
+        measured = {
+            name: Delay({percent: float(np.percentile(values, percent)) for percent in PERCENTILES}, len(values))
+            for name, values in self._milliseconds().items()
+        }
+        return measured | dict(self._delivery())
+
+    def _delivery(self) -> Iterator[tuple[str, Delay]]:
+        for stage, name in DELIVERY.items():
+            runs = [report["latency_ms"][stage] for report in self.reports if stage in report["latency_ms"]]
+            if runs:
+                worst = {percent: max(run[f"p{percent}"] for run in runs) for percent in PERCENTILES}
+                yield name, Delay(worst, sum(run["events"] for run in runs))
+
+    def _milliseconds(self) -> dict[str, list[float]]:
         finals = [event for event in self.events if event["phase"] == "final"]
         others = [event for event in self.events if event["phase"] != "final"]
         stages = {name: _taken(event["latency_ms"].get(name) for event in finals) for name in _stages(finals)}
         stages[SEEN] = [event["seen_ms"] for event in finals]
         # Words are waited for at a pause only.
-        stages[PAUSE] = [e["latency_ms"]["total"] for e in others if e["latency_ms"]["transcription"] is not None]
-        stages[SPEAKING] = [e["latency_ms"]["total"] for e in others if e["latency_ms"]["transcription"] is None]
+        stages[PAUSE] = [e["seen_ms"] for e in others if e["latency_ms"]["transcription"] is not None]
+        stages[SPEAKING] = [e["seen_ms"] for e in others if e["latency_ms"]["transcription"] is None]
         return {name: values for name, values in stages.items() if values}
 
 
@@ -82,7 +125,7 @@ def main() -> None:
     options = _parser().parse_args()
     repeats = options.repeats or (3 if options.corpora is None else 1)
     config = yaml.safe_load(_output([*STREAM, *options.flags, "--print-config"]))
-    flags = ("--json", "--log-format", "json", "--asr", options.asr, *options.flags)
+    flags = ("--json", "--report", "--log-format", "json", "--asr", options.asr, *options.flags)
     if "provisional" in config["output"]:
         flags += WITH_PROVISIONAL
     ways = [Measured("default", flags)]
@@ -118,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(media: Path, way: Measured) -> None:
-    """One run: adds its events, each with the moment at which it was read, and what its last log line counts."""
+    """One run: adds its events, each with the moment at which it was read, and its report."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [*STREAM, *way.flags, "--media", str(media)], stdout=subprocess.PIPE, stderr=log, text=True
@@ -133,7 +176,7 @@ def _run(media: Path, way: Measured) -> None:
         lines = log.read()
     if status != 0:
         sys.exit(lines)
-    way.ended.append(next(entry for entry in map(json.loads, lines.splitlines()) if entry["message"] == "stream ended"))
+    way.reports.append(next(entry for entry in map(json.loads, lines.splitlines()) if entry["message"] == "report"))
 
 
 def _output(command: Sequence[str]) -> str:
@@ -168,14 +211,14 @@ def _taken(values: Iterator[float | None]) -> list[float]:
 
 def _show(ways: Sequence[Measured], hangover_ms: float, clips: int | None, options: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    first = ways[0].milliseconds()
-    console.print(_table(ways, f"{len(first[SEEN])} utterances{', every core busy' if options.busy else ''}"))
+    utterances = ways[0].delays()[SEEN].events
+    console.print(_table(ways, f"{utterances} utterances{', every core busy' if options.busy else ''}"))
     for way in ways:
         console.print(f"[bold]{way.name}[/bold]")
         for line in _lines(way, clips):
             console.print(f"  {line}")
     console.print("[bold]promised[/bold]")
-    for promise in _promises(first, _lag(ways[0].ended), hangover_ms):
+    for promise in promises(ways[0], hangover_ms, over_corpora=clips is not None):
         console.print(f"  {promise}")
     console.print(
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {platform.platform()}, "
@@ -194,29 +237,37 @@ def _table(ways: Sequence[Measured], title: str) -> Table:
     if len(ways) > 1:
         for heading in ("median", "p95"):
             table.add_column(f"ratio\n{heading}", justify="right", no_wrap=True)
-    measured = [way.milliseconds() for way in ways]
+    measured = [way.delays() for way in ways]
     for stage in dict.fromkeys(stage for stages in measured for stage in stages):
+        delays = [stages.get(stage, NONE) for stages in measured]
         cells: list[str] = []
-        high: list[np.ndarray] = []
-        for stages in measured:
-            values = stages.get(stage, [])
-            high.append(np.percentile(values, [50, 95]) if values else np.array([np.nan, np.nan]))
-            cells += [*(f"{ms:.0f}" for ms in high[-1]), str(len(values))] if values else ["–", "–", "0"]
+        for delay in delays:
+            cells += [*(_rounded(ms) for ms in delay.ms.values()), str(delay.events)]
         if len(ways) > 1:
+            first, second = (delay.ms.values() for delay in delays)
             # Of less than a millisecond no ratio says anything.
-            cells += [f"{b / a:.2f}" if a >= 1 and not np.isnan(b) else "–" for a, b in zip(*high, strict=True)]
+            cells += [f"{b / a:.2f}" if a >= 1 and not np.isnan(b) else "–" for a, b in zip(first, second, strict=True)]
         table.add_row(stage, *cells)
     return table
 
 
+def _rounded(ms: float) -> str:
+    return "–" if np.isnan(ms) else f"{ms:.0f}"
+
+
 def _lines(way: Measured, clips: int | None) -> Iterator[str]:
-    lost = {f"{section}.{name}": sum(ended[section].get(name, 0) for ended in way.ended) for section, name in LOSSES}
-    yield "lost: " + ("nothing" if not any(lost.values()) else ", ".join(f"{name} {n}" for name, n in lost.items()))
+    yield f"lost: {_lost(way) or 'nothing'}"
     if clips is not None:
-        yield f"{len(way.milliseconds().get(SEEN, []))} utterances of {clips} clips"
+        yield f"{way.delays()[SEEN].events} utterances of {clips} clips"
     p99, worst = _lag(way.ended), max(ended["loop_lag_ms"]["max"] for ended in way.ended)
     yield f"event loop lag: p99 {p99:.1f} ms, maximum {worst:.1f} ms (worst of {len(way.ended)} runs)"
     yield "pipeline: " + ", ".join(f"{name} {count}" for name, count in _sum(e["pipeline"] for e in way.ended).items())
+
+
+def _lost(way: Measured) -> str:
+    """Sound and utterances, by what counts them; empty where there is nothing."""
+    lost = {f"{section}.{name}": sum(ended[section].get(name, 0) for ended in way.ended) for section, name in LOSSES}
+    return ", ".join(f"{name} {count}" for name, count in lost.items() if count)
 
 
 def _lag(ended: Sequence[Mapping[str, Any]]) -> float:
@@ -232,17 +283,33 @@ def _sum(counters: Iterator[Mapping[str, Any]]) -> dict[str, int]:
     return total
 
 
-def _promises(stages: Mapping[str, Sequence[float]], lag_ms: float, hangover_ms: float) -> Iterator[str]:
-    for percent, margin_ms in AFTER_HANGOVER_MS.items():
-        bound = hangover_ms + margin_ms
-        yield _promise(f"end of speech → final event, p{percent}", np.percentile(stages["total"], percent), bound)
-    if PAUSE in stages:
-        yield _promise("pause → provisional event, median", np.median(stages[PAUSE]), PROVISIONAL_MS)
-    yield _promise("event loop lag, p99", lag_ms, LAG_P99_MS)
+def promises(way: Measured, hangover_ms: float, *, over_corpora: bool) -> Iterator[str]:
+    """What the project promises, and whether it is met; over corpora also that enough utterances were measured.
+
+    An event is there when its reader has it; a final one, where there is a broker, also when that has acknowledged it.
+    """
+    delays = way.delays()
+    for name, there in ((SEEN, "is read"), (ACKNOWLEDGED, "is acknowledged (worst run)")):
+        if name in delays:
+            for percent, margin_ms in AFTER_HANGOVER_MS.items():
+                promise = f"end of speech → final event {there}, p{percent}"
+                yield _at_most(promise, delays[name].ms[percent], hangover_ms + margin_ms)
+    if PAUSE in delays:
+        yield _at_most("pause → provisional event is read, median", delays[PAUSE].ms[50], PROVISIONAL_MS)
+    yield _at_most("event loop lag, p99", _lag(way.ended), LAG_P99_MS)
+    lost = _lost(way)
+    yield _judged(f"lost sound and utterances: {lost or 'none'}", met=not lost)
+    if over_corpora:
+        count = delays[SEEN].events
+        yield _judged(f"utterances measured: {count}, at least {UTTERANCES_MIN}", met=count >= UTTERANCES_MIN)
 
 
-def _promise(name: str, ms: float, bound_ms: float) -> str:
-    return f"{'met   ' if ms <= bound_ms else 'missed'}  {name}: {ms:.0f} ms, at most {bound_ms:.0f} ms"
+def _at_most(name: str, ms: float, bound_ms: float) -> str:
+    return _judged(f"{name}: {ms:.0f} ms, at most {bound_ms:.0f} ms", met=ms <= bound_ms)
+
+
+def _judged(promise: str, *, met: bool) -> str:
+    return f"{'met   ' if met else 'missed'}  {promise}"
 
 
 if __name__ == "__main__":
