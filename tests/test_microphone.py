@@ -89,6 +89,21 @@ async def test_what_is_played_is_heard_without_a_gap(server: SoundServer, sound:
 
 
 @pytest.mark.slow
+async def test_a_microphone_with_an_inverted_channel_is_heard(
+    server: SoundServer, sound: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    played, rate_hz = soundfile.read(sound, dtype="float32")
+    soundfile.write(sound, np.stack([played, -played], axis=1), rate_hz)
+    async with reading(microphone()) as got:
+        await got.until(lambda: len(got.chunks) > 0)
+        player = server.play(sound)
+        await got.until(lambda: got.chunks[-1].end > 3.5 * SAMPLE_RATE_HZ)
+        player.wait()
+    assert correlation(got.sound(), played[rate_hz:]) > 0.95
+    assert caplog.text.count('microphone "vmic": its channels cancel each other out') == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lose", "restore", "stalls"),
     [

@@ -12,6 +12,7 @@ from av.packet import Packet
 from av.video.reformatter import Interpolation
 
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, VideoFrame
+from streamer.sources.cancellation import CancellationGuard
 from streamer.sources.container import RATES_HZ
 from streamer.sources.picture import FrameGrid, reduced_size
 from streamer.sources.resample import Resampler
@@ -41,6 +42,7 @@ class SoundDecoder:
         self._name = name
         self._heard_until_s = position / SAMPLE_RATE_HZ
         self._counters = counters
+        self._guard = CancellationGuard(name)
         self._begun = position == 0
         self._damaged = position > 0
         self._run: Resampler | None = None
@@ -84,7 +86,7 @@ class SoundDecoder:
             self._rate_hz = frame.sample_rate
             self._run = self._begin(time_s)
             self._next_s = time_s
-        yield from self._run.feed(samples_of(frame))
+        yield from self._run.feed(self._guard(samples_of(frame), frame.sample_rate))
         self._next_s += frame.samples / frame.sample_rate
 
     def _begin(self, time_s: float) -> Resampler:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from streamer.signals import SAMPLE_RATE_HZ, AudioChunk, SourceCounters, SourceError, VideoFrame
 from streamer.sources.backoff import Backoff
+from streamer.sources.cancellation import CancellationGuard
 from streamer.sources.devices import DEFAULT_MICROPHONE, MicrophoneInfo, find_microphone, portaudio
 from streamer.sources.handover import Handover
 from streamer.sources.losses import Losses
@@ -49,6 +50,7 @@ class Microphone:
         self._backoff = backoff
         self._stopping = threading.Event()
         self._resampler = Resampler(SAMPLE_RATE_HZ)
+        self._guard = CancellationGuard(f'microphone "{device}"')
         # The end of the newest block, as an index on the stream clock, and when it arrived. What drivers say about
         # the age of a block is not used: a sound server that was restarted is wrong about it by up to a second.
         self._anchor = (0, time.monotonic())
@@ -163,7 +165,7 @@ class Microphone:
         log.warning('microphone "%s" lost %.0f ms of sound', capture.info.name, lost / capture.rate_hz * 1e3)
 
     def _hear(self, capture: "Capture", block: Block) -> None:
-        for chunk in self._resampler.feed(block.samples):
+        for chunk in self._resampler.feed(self._guard(block.samples, capture.rate_hz)):
             self._chunks.push(chunk)
         self._anchor = (self._resampler.position, block.arrived_s)
 
@@ -215,12 +217,16 @@ class Capture:
 
 
 def _open(device: str) -> Capture:
-    """Open and start a device, at 16 kHz and in mono if it can. Raises SourceError."""
+    """Open and start a device, at 16 kHz if it can. Raises SourceError.
+
+    In stereo rather than mono: a sound server that mixes does not see whether the channels cancel each other out.
+    """
     info = find_microphone(device)
     sounddevice = portaudio()
     refusals = (sounddevice._lib.paInvalidSampleRate, sounddevice._lib.paInvalidChannelCount)
     error: Exception | None = None
-    for rate_hz, channels in product(dict.fromkeys((SAMPLE_RATE_HZ, info.rate_hz)), dict.fromkeys((1, info.channels))):
+    rates_hz = dict.fromkeys((SAMPLE_RATE_HZ, info.rate_hz))
+    for rate_hz, channels in product(rates_hz, dict.fromkeys((min(info.channels, 2), 1, info.channels))):
         try:
             return Capture(info, rate_hz, channels)
         except sounddevice.PortAudioError as refused:
