@@ -4,6 +4,8 @@ import signal
 import sys
 from typing import Never
 
+from telme.interruption import silent_end
+
 AGAIN_S = 0.5
 
 
@@ -13,7 +15,8 @@ def main() -> int:
 
         return push_cli.main(sys.argv[2:])
     try:
-        from export import cli
+        with silent_end():
+            from export import cli
     except ModuleNotFoundError as missing:
         sys.stderr.write(f'telme-export needs {missing.name}: run `pip install "telme-live[export]"`.\n')
         return 2

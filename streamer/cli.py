@@ -45,7 +45,7 @@ exit codes:
   1    an unexpected failure; the log holds the traceback
   2    a setting, file, device, model, bundle, broker, outbox or output cannot be used; one sentence says why
   3    another telme-stream of the same node name was started later, and stays
-  130  stopped by a second Ctrl-C, without finishing the utterance in hand
+  130  stopped by a second Ctrl-C, without finishing the utterance in hand, or by Ctrl-C while the program was loaded
 """
 
 USER_ERRORS = (
