@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from streamer.configuration import (
     parse_stream,
     to_yaml,
 )
-from streamer.ending import end_process
+from streamer.ending import end_by_signal, end_process, signals_given_back
 from streamer.events import json_schema
 from streamer.http_server import HttpServerError
 from streamer.json_lines import OutputError
@@ -77,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list_devices:
             return _print(list_devices() + "\n")
         logs.configure(settings.log.level, settings.log.format)
-        asyncio.run(_serve(settings, read))
+        with signals_given_back():
+            asyncio.run(_serve(settings, read))
     except USER_ERRORS as error:
         sys.stderr.write(f"telme-stream: {error}\n")
         return 3 if isinstance(error, TakenOverError) else 2
@@ -91,9 +91,7 @@ async def _serve(settings: StreamSettings, read: Read) -> None:
         if not await serve(settings, read):
             end_process(0)
     finally:
-        # What is left to do can hang, too: threads are waited for.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: end_process(130))
+        end_by_signal()
 
 
 def _open_standard_files() -> None:

@@ -13,6 +13,8 @@ import pytest
 from brokers import Mosquitto, Subscriber
 from streams import ACTED, ASR, PATIENCE_S, Running, environment
 
+from streamer import cli
+
 HANGS_S = 600.0
 PROMPT_S = 30.0  # a fraction of what hangs, and of the five minutes that an event loop waits for threads
 
@@ -25,12 +27,12 @@ def hanging(folder: Path, what: str, *flags: str) -> Iterator[Running]:
     """A stream of which one part hangs."""
     program = f"""
         import sys, time
-        from streamer import cli, models, transcriber
+        from streamer import command, models, transcriber
         def hang(*_):
             print("hangs", file=sys.stderr, flush=True)
             time.sleep({HANGS_S})
         {what}
-        sys.exit(cli.main(sys.argv[1:]))
+        sys.exit(command.main())
     """
     log = folder / "log"
     with log.open("w") as file:
@@ -83,6 +85,21 @@ def test_a_signal_ends_what_hangs_when_all_is_done(number: signal.Signals, tmp_p
         assert "stream ended" in stream.log
         assert stream.stop(number) == 130
         assert "Traceback" not in stream.log
+
+
+@pytest.mark.parametrize("flags", [[], ["--mqtt", "mqtt://127.0.0.1:1"]])
+def test_a_program_that_embeds_a_stream_has_its_signals_back(flags: list[str]) -> None:
+    def handle(*_: object) -> None:
+        raise AssertionError
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        status = cli.main(["--media", str(ACTED), "--fast", "--json", "--asr", "none", *flags])
+        assert status == (2 if flags else 0)
+        assert {signal.getsignal(number) for number in before} == {handle}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def test_who_ends_at_once_is_offline(mosquitto: Mosquitto, tmp_path: Path) -> None:
