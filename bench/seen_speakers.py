@@ -15,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from speakers import CASES, DEFAULT, Said, actor, chosen, matched, say, turns
+from speakers import CASES, DEFAULT, Said, everything, matched, pools, say, turns
 from speaking_face import RATE_HZ, beside, pictures, still
 
 from streamer.settings import Speakers
@@ -45,31 +43,21 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=60, help="of each kind")
     options = parser.parse_args()
     reader = VoiceReader(VoiceEncoder.load())
-    clips = list(chosen(options.corpora, options.clips))
-    said = [one for clip in track(clips, console=Console(stderr=True)) for one in say(clip, reader)]
-    first = [one for one in said if actor(one) in range(1, 11)]
-    second = [one for one in said if actor(one) in range(11, 21)]
-    german = [one for one in said if one.person.startswith("EmoDB")]
+    first, others = pools(everything(options.corpora, options.clips, reader))
 
     print("RAVDESS's actors 1 to 10, on whom the weight is chosen: per cent right\n")
     _print({"all": first, "calm": [one for one in first if one.calm]}, WEIGHTS, options.conversations)
     print("\nEverybody else: per cent right\n")
-    pools = {
-        "RAVDESS actors 11 to 20": second,
-        "the same, calm": [one for one in second if one.calm],
-        "EmoDB": german,
-        "the same, neutral": [one for one in german if one.calm],
-    }
-    _print(pools, (0.0, DEFAULT.seat_likeness), options.conversations)
+    _print(others, (0.0, DEFAULT.seat_likeness), options.conversations)
     print("\nPairs of GRID's talking heads\n")
     _print_pairs(sorted((options.corpora / "clips").glob("grid_*.mpg")), reader)
 
 
-def _print(pools: dict[str, list[Said]], weights: Sequence[float], conversations: int) -> None:
+def _print(by_name: dict[str, list[Said]], weights: Sequence[float], conversations: int) -> None:
     cases = " | ".join(f"{n} of at most {most}" for n, most in APART)
     print(f"| voices | mouths found | seat_likeness | {cases} | mean |")
     print("|---" * (len(APART) + 4) + "|")
-    for (name, pool), found, weight in itertools.product(pools.items(), FOUND, weights):
+    for (name, pool), found, weight in itertools.product(by_name.items(), FOUND, weights):
         rights = []
         for people, most in APART:
             bounds = DEFAULT.model_copy(update={"people_max": most, "seat_likeness": weight})

@@ -71,11 +71,9 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=100, help="of each kind")
     options = parser.parse_args()
     reader = VoiceReader(VoiceEncoder.load())
-    clips = list(chosen(options.corpora, options.clips))
-    said = [one for clip in track(clips, console=Console(stderr=True)) for one in say(clip, reader)]
-    first = [one for one in said if actor(one) in range(1, 11)]
-    second = [one for one in said if actor(one) in range(11, 21)]
-    german = [one for one in said if one.person.startswith("EmoDB")]
+    said = everything(options.corpora, options.clips, reader)
+    first, others = pools(said)
+    second = others["RAVDESS actors 11 to 20"]
     seconds = [one.voice.speech_ms / 1000 for one in said]
     low, high = np.percentile(seconds, (5, 95))
     print(f"{len(said)} utterances, 90 % of them with {low:.1f} to {high:.1f} s of speech.\n")
@@ -88,13 +86,7 @@ def main() -> None:
     }
     _print("likeness_min", rows, options.conversations)
     print(f"\nlikeness_min {DEFAULT.likeness_min:g}: per cent right (split / merged)\n")
-    pools = {
-        "RAVDESS actors 11 to 20": second,
-        "the same, calm": [one for one in second if one.calm],
-        "EmoDB": german,
-        "the same, neutral": [one for one in german if one.calm],
-    }
-    _print("voices", {name: (pool, DEFAULT) for name, pool in pools.items()}, options.conversations)
+    _print("voices", {name: (pool, DEFAULT) for name, pool in others.items()}, options.conversations)
     grid = [one for one in said if one.person.startswith("GRID")]
     people = People(DEFAULT.model_copy(update={"people_max": 16}), "person")
     for one in grid:
@@ -109,8 +101,25 @@ def main() -> None:
     _print_times(second, reader)
 
 
-def chosen(corpora: Path, clips: int) -> Iterator[Path]:
+def everything(corpora: Path, clips: int, reader: VoiceReader) -> list[Said]:
     """All calm clips and `clips` others of each person."""
+    chosen = list(_chosen(corpora, clips))
+    return [one for clip in track(chosen, console=Console(stderr=True)) for one in say(clip, reader)]
+
+
+def pools(said: Sequence[Said]) -> tuple[list[Said], dict[str, list[Said]]]:
+    """Those on whom settings are chosen, and those on whom they are reported."""
+    second = [one for one in said if _actor(one) in range(11, 21)]
+    german = [one for one in said if one.person.startswith("EmoDB")]
+    return [one for one in said if _actor(one) in range(1, 11)], {
+        "RAVDESS actors 11 to 20": second,
+        "the same, calm": [one for one in second if one.calm],
+        "EmoDB": german,
+        "the same, neutral": [one for one in german if one.calm],
+    }
+
+
+def _chosen(corpora: Path, clips: int) -> Iterator[Path]:
     by_person: dict[str, list[Path]] = {}
     for clip in (*_clips(corpora, "ravdess/audio", "*.flac"), *_clips(corpora, "emodb/audio", "*.flac")):
         by_person.setdefault(_person(clip), []).append(clip)
@@ -139,7 +148,7 @@ def _is_calm(clip: Path) -> bool:
     return clip.stem[6:8] in CALM if clip.stem.startswith("03-") else clip.stem[5:6] == "N"
 
 
-def actor(one: Said) -> int:
+def _actor(one: Said) -> int:
     """RAVDESS's number; 0 for other people."""
     corpus, number = one.person.split()
     return int(number) if corpus == "RAVDESS" else 0
