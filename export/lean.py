@@ -159,7 +159,11 @@ class LeanVisualStudent(nn.Module):
 
 
 class LeanClip(nn.Module):
-    """TimeSformer with divided attention, read at its class token. N patches, T pictures, R = N + 1 rows each."""
+    """TimeSformer with divided attention, read at its class token. N patches, T pictures, R = N + 1 rows each.
+
+    Rows stay in three dimensions, (B T, R, d): with four, OpenVINO fuses neither a layer norm nor what is behind a
+    linear layer.
+    """
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
@@ -180,31 +184,41 @@ class LeanClip(nn.Module):
         pictures = self.clip.repeated(frames, mask)  # (B, T, channels, H, W)
         count = pictures.shape[1]
         patches = self.patches(pictures.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B T, N, d)
-        placed = patches.unflatten(0, (-1, count)) + self.places
-        x = torch.cat([self.class_row[:, None].expand(placed.shape[0], count, -1, -1), placed], dim=2)
+        placed = (patches.unflatten(0, (-1, count)) + self.places).flatten(0, 1)
+        x = torch.cat([self.class_row.expand(placed.shape[0], -1, -1), placed], dim=1)
         for layer in self.layers:
-            x = layer(x)
-        return cast(Tensor, self.norm(self.last(x)))
+            x = layer(x, count)
+        return cast(Tensor, self.norm(self.last(x, count)))
 
 
 class _Temporal(nn.Module):
-    """Each patch attends to itself in the other pictures; class tokens are left as they are."""
+    """Each patch attends to itself in the other pictures; class tokens are left as they are.
+
+    They are joined to the patches and not multiplied by zero: in int8, OpenVINO multiplies rows after a linear layer
+    wrongly where the zero of what the layer reads is the middle one of its 256 levels.
+    """
 
     def __init__(self, layer: TimesformerLayer) -> None:
         super().__init__()
         self.norm = layer.temporal_layernorm
-        self.qkv = layer.temporal_attention.attention.qkv
-        self.heads: int = layer.temporal_attention.attention.num_heads
-        self.output = _product(layer.temporal_dense, layer.temporal_attention.output.dense)
+        attention = layer.temporal_attention
+        self.query, self.key, self.value = _thirds(attention.attention.qkv)
+        self.heads: int = attention.attention.num_heads
+        self.output = _product(layer.temporal_dense, attention.output.dense)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, T, R, d). Returns x plus what the patches attend to."""
-        query, key, value = _heads(self.qkv(self.norm(x)), self.heads, (0, 2, 3, 1, 4))  # (B R, heads, T, d / heads)
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        """x: (B T, R, d). count: T. Returns x plus what the patches attend to."""
+        patches = x[:, 1:]
+        normed = self.norm(patches)
+        query, key, value = (
+            torch.unflatten(torch.unflatten(project(normed), -1, (self.heads, -1)), 0, (-1, count))
+            .permute(0, 2, 3, 1, 4)
+            .flatten(0, 1)
+            for project in (self.query, self.key, self.value)
+        )  # (B N, heads, T, d / heads)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        mixed = torch.unflatten(mixed, 0, (-1, x.shape[2])).permute(0, 3, 1, 2, 4).flatten(3)
-        is_patch = (torch.arange(x.shape[2]) > 0).to(x.dtype)[:, None]
-        added: Tensor = x + is_patch * self.output(mixed)
-        return added
+        mixed = torch.unflatten(mixed, 0, (-1, patches.shape[1])).permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(2)
+        return torch.cat([x[:, :1], patches + self.output(mixed)], dim=1)
 
 
 class LeanLayer(nn.Module):
@@ -214,20 +228,24 @@ class LeanLayer(nn.Module):
         super().__init__()
         self.temporal = _Temporal(layer)
         self.spatial_norm = layer.layernorm_before
-        self.qkv = layer.attention.attention.qkv
+        self.query, self.key, self.value = _thirds(layer.attention.attention.qkv)
         self.heads: int = layer.attention.attention.num_heads
         self.output = layer.attention.output.dense
         self.feed_forward_norm = layer.layernorm_after
         self.feed_forward = nn.Sequential(layer.intermediate, layer.output.dense)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, T, R, d), where all of an item's class tokens are equal. Returns the same."""
-        x = self.temporal(x)
-        query, key, value = _heads(self.qkv(self.spatial_norm(x)), self.heads, (0, 1, 3, 2, 4))
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (B T, heads, R, d / heads)
-        found = self.output(torch.unflatten(mixed, 0, (-1, x.shape[1])).transpose(2, 3).flatten(3))  # (B, T, R, d)
-        of_class = found[:, :, :1].mean(dim=1, keepdim=True).expand(-1, x.shape[1], -1, -1)
-        x = x + torch.cat([of_class, found[:, :, 1:]], dim=2)
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        """x: (B T, R, d), where all of an item's class tokens are equal. count: T. Returns the same."""
+        x = self.temporal(x, count)
+        normed = self.spatial_norm(x)
+        query, key, value = (
+            torch.unflatten(project(normed), -1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )  # (B T, heads, R, d / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        found = self.output(mixed.transpose(1, 2).flatten(2))  # (B T, R, d)
+        of_class = _averaged(found[:, :1], count)[:, None].expand(-1, count, -1, -1).flatten(0, 1)
+        x = x + torch.cat([of_class, found[:, 1:]], dim=1)
         return x + cast(Tensor, self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -244,25 +262,18 @@ class LeanLastLayer(nn.Module):
         self.feed_forward_norm = layer.layernorm_after
         self.feed_forward = nn.Sequential(layer.intermediate, layer.output.dense)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, T, R, d). Returns the class tokens (B, d)."""
-        of_class = x[:, 0, 0]
-        rows = self.spatial_norm(self.temporal(x)).flatten(0, 1)  # (B T, R, d)
-        mixed = torch.unflatten(self.attention(rows[:, 0], rows), 0, (-1, x.shape[1])).mean(dim=1)
-        of_class = of_class + self.output(mixed)
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        """x: (B T, R, d). count: T. Returns the class tokens (B, d)."""
+        of_class = torch.unflatten(x, 0, (-1, count))[:, 0, 0]
+        rows = self.spatial_norm(self.temporal(x, count))
+        of_class = of_class + self.output(_averaged(self.attention(rows[:, 0], rows), count))
         answer: Tensor = of_class + self.feed_forward(self.feed_forward_norm(of_class))
         return answer
 
 
-def _heads(joined: Tensor, heads: int, order: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of what is joined, (B, T, R, 3 d).
-
-    order: of the dimensions (B, T, R, heads, d / heads); the first two become one.
-    """
-    query, key, value = (
-        torch.unflatten(part, -1, (heads, -1)).permute(order).flatten(0, 1) for part in joined.chunk(3, dim=-1)
-    )
-    return query, key, value
+def _averaged(x: Tensor, count: int) -> Tensor:
+    """(B T, ...) -> (B, ...), the mean over T pictures."""
+    return torch.unflatten(x, 0, (-1, count)).mean(dim=1)
 
 
 def _thirds(joined: nn.Linear) -> tuple[nn.Linear, nn.Linear, nn.Linear]:

@@ -83,6 +83,8 @@ def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     if precision == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
     inputs = plan.calibration()
     attends = any(node.op_type in ("Attention", "Softmax") for node in plan.model.graph.node)
     # Smoothed activations (Xiao et al., "SmoothQuant", 2023) let text and pictures stray further: there are no outliers
@@ -101,5 +103,9 @@ def _in_precision(model: "openvino.Model", plan: Plan, precision: Precision) -> 
             types=["ScaledDotProductAttention"],
             validate=False,
         ),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+        # Ranges hold whatever was met. By default they are means over the inputs, which cut off what attention makes of
+        # a few words, where little is averaged.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=smoothing, activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
     )
