@@ -1,9 +1,11 @@
 """Fuzzing guided by coverage, for a few seconds each: long runs are for whoever changes what they read."""
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,19 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this system"),
 ]
 
+
+def sound() -> bytes:
+    """A tenth of a second of a tone, as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setparams((1, 2, 8000, 0, "NONE", ""))
+        written.writeframes(bytes([0, 32, 0, 224]) * 400)
+    return file.getvalue()
+
+
 SEEDS = {
     "settings_file.py": to_yaml(StreamSettings()).encode(),
+    "media.py": sound(),
     "manifest.py": (COMPACT / MANIFEST).read_bytes(),
     "topics.py": b'{"text": "<mask> </s> <s1>", "speaker": "robot", "transaction": 1}',
 }

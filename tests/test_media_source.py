@@ -347,8 +347,32 @@ async def test_a_cover_image_is_no_picture(tmp_path: Path) -> None:
     assert len(got.sound()) > 0.9 * SAMPLE_RATE_HZ
 
 
+async def test_pictures_without_a_decoder_are_told_of_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = tmp_path / "film.mkv"
+    ffmpeg("-f", "lavfi", "-i", f"{TONE}:duration=1", "-f", "lavfi", "-i", f"{PICTURE}:duration=1", film)
+    film.write_bytes(film.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    got = await read_all(media(film))
+    assert got.frames == []
+    assert len(got.sound()) > 0.9 * SAMPLE_RATE_HZ
+    assert "pictures in a format that cannot be decoded here are not looked at" in caplog.text
+
+
+async def test_sound_without_a_decoder_gives_way_to_sound_with_one(tmp_path: Path) -> None:
+    both = tmp_path / "both.mkv"
+    sounds = ("-f", "lavfi", "-i", f"{TONE}:duration=1", "-f", "lavfi", "-i", f"{TONE}:duration=2")
+    ffmpeg(*sounds, "-map", "0", "-map", "1", "-c:a:0", "flac", "-c:a:1", "libopus", both)
+    both.write_bytes(both.read_bytes().replace(b"A_FLAC", b"A_FLUX"))
+    got = await read_all(media(both))
+    assert len(got.sound()) > 1.9 * SAMPLE_RATE_HZ
+
+
 @pytest.fixture
 def unusable(tmp_path: Path) -> Path:
+    ffmpeg("-f", "lavfi", "-i", f"{TONE}:duration=1", "-c:a", "flac", tmp_path / "unknown.mkv")
+    unknown = (tmp_path / "unknown.mkv").read_bytes().replace(b"A_FLAC", b"A_FLUX")
+    (tmp_path / "unknown.mkv").write_bytes(unknown)
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp4").write_text("not a film")
     ffmpeg("-f", "lavfi", "-i", f"{PICTURE}:duration=1", tmp_path / "silent.mp4")
@@ -365,6 +389,7 @@ def unusable(tmp_path: Path) -> Path:
         ("text.mp4", r"text\.mp4 is not a media file that can be read"),
         ("cut.mp4", r"cut\.mp4 is not a media file that can be read"),
         ("silent.mp4", r"silent\.mp4 has no sound"),
+        ("unknown.mkv", r"unknown\.mkv has sound in a format that cannot be decoded here; convert it"),
         (".", r" is a folder"),
     ],
 )

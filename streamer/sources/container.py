@@ -10,7 +10,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError, HTTPForbiddenError, HTTPUnauthorizedError, ProtocolNotFoundError
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from streamer.signals import SourceError
@@ -79,6 +79,9 @@ def connect(address: str, stall_s: float) -> InputContainer:
     else:
         container = av.open(address, metadata_errors=TAGS)
     for stream in container.streams.video:
+        if not _has_decoder(stream):
+            log.warning("%s: pictures in a format that cannot be decoded here are not looked at", shown(address))
+            continue
         stream.codec_context.options = {"max_pixels": str(PIXELS_MAX)}
         if stream.width * stream.height > PIXELS_MAX:
             log.warning("%s: pictures of %d x %d are not looked at", shown(address), stream.width, stream.height)
@@ -104,9 +107,11 @@ def is_live(address: str, container: InputContainer) -> bool:
 
 
 def sound_stream(container: InputContainer) -> AudioStream | None:
-    """The sound that a player would play, of several languages or microphones; None where there is none."""
+    """The sound that a player would play, of several languages or microphones; None where none can be decoded."""
     best = container.streams.best("audio")
-    return best if isinstance(best, AudioStream) else None
+    if isinstance(best, AudioStream) and _has_decoder(best):
+        return best
+    return next((stream for stream in container.streams.audio if _has_decoder(stream)), None)
 
 
 def duration_s(container: InputContainer, sound: AudioStream) -> float | None:
@@ -119,13 +124,21 @@ def duration_s(container: InputContainer, sound: AudioStream) -> float | None:
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
-    """The video, if there is one; a cover image is none."""
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    """The video, if there is one that can be decoded; a cover image is none."""
+    videos = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next((video for video in videos if _has_decoder(video)), None)
+
+
+def _has_decoder(stream: Stream) -> bool:
+    """PyAV knows nothing of a stream for whose format FFmpeg has no decoder."""
+    return stream.codec_context is not None
 
 
 def _complaint(address: str, container: InputContainer) -> str | None:
     """Why what is inside cannot be listened to; None where it can."""
     sound = sound_stream(container)
+    if sound is None and container.streams.audio:
+        return f"{shown(address)} has sound in a format that cannot be decoded here; convert it, e.g. with ffmpeg."
     if sound is None:
         return f"{shown(address)} has no sound, and without sound there are no utterances."
     rate_hz = sound.rate
