@@ -30,8 +30,11 @@ def test_a_missing_extra_is_named(call: str, module: str, extra: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+# A shell's background command is started with SIGINT ignored, and a test may be run by one.
 LOADING = """
-import sys, time
+import signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Slow:
     def find_spec(self, name, path, target=None):
