@@ -87,6 +87,11 @@ def export(
         )
     chosen, make = _chosen(target, precisions or {})
     trained = Trained.read(run)
+    for name in trained.reused.keys() & (precisions or {}).keys():
+        raise ExportError(
+            f"The {name} part in {run / name} was taken over from a bundle and stays in "
+            f"{trained.reused[name].part.precision}; leave it out of --precision."
+        )
     demand_replaceable(output, "bundle", _files)
     with aside(output, "the bundle") as folder:
         face_detector = _face_detector(detector, folder) if trained.specifications.visual.kind == "face_crops" else None
@@ -98,9 +103,7 @@ def export(
         for plan in planned:
             parity.demand_sound(plan.name, plan.trained_answers)
         exported = {
-            plan.name: make(plan, chosen[plan.name], folder).model_copy(
-                update={"corpora": trained.checkpoints[plan.name].corpora}
-            )
+            plan.name: _made(plan, trained, lambda plan: make(plan, chosen[plan.name], folder), folder)
             for plan in planned
         }
         tokenizer = trained.specifications.text.tokenizer
@@ -147,6 +150,12 @@ def _chosen(
                 engine_part.demand_fp8(name, builder.capabilities)
             make = partial(engine_part.export, builder=builder, options=target)
             return chosen, cast(Maker, make)  # no wish is left to be auto
+
+
+def _made(plan: Plan, trained: Trained, make: Callable[[Plan], Part], folder: Path) -> Part:
+    if plan.name in trained.reused:
+        return trained.reused[plan.name].copy(folder)
+    return make(plan).model_copy(update={"corpora": trained.checkpoints[plan.name].corpora})
 
 
 def _choosing(make: Callable[[Plan, Precision, Path], Part], openvino: bool) -> Maker:
@@ -219,7 +228,7 @@ def _manifest(trained: Trained, parts: Parts) -> Manifest:
         training=Training(
             config=about["text"].config,
             seed=about["text"].seed,
-            commit=", ".join(_distinct(checkpoint.commit for checkpoint in about.values())),
+            commit=", ".join(_distinct(one for checkpoint in about.values() for one in checkpoint.commit.split(", "))),
             corpora=_distinct(corpus for checkpoint in about.values() for corpus in checkpoint.corpora),
             licence="; ".join(
                 _distinct(one for checkpoint in about.values() for one in checkpoint.licence.split("; "))

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 
 from rich.logging import RichHandler
 
-from export import authors, bundle, speaker_encoder, triton
+from export import authors, bundle, reuse, speaker_encoder, triton
 from export.bundle import Wish
 from export.choice import AUTO
 from export.errors import ExportError
@@ -17,7 +17,7 @@ from export.part import PartName
 from export.releases import RELEASES
 from export.samples import COUNT
 from export.tensorrt import Options
-from telme.bundle import BundleError, Flavour, Hardware, Precision
+from telme.bundle import COMPACT, MODALITIES, BundleError, Flavour, Hardware, Precision
 from telme.hub import on_hub, open_bundle
 from telme.training.face_detector import SOURCE
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 IMPORT = "import-authors"
 SPEAKER = "speaker-encoder"
+REUSE = "reuse"
 TRITON = "triton"
 _ENGINES = get_args(Flavour)
 WISHES = (*get_args(Precision), AUTO)
@@ -51,7 +52,11 @@ WORKSPACE_MB_MAX = 1 << 20  # a terabyte, more than any GPU has
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one sentence about what to mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {IMPORT: (_import_parser, _import_authors), SPEAKER: (_speaker_parser, _export_speaker_encoder)}
+    commands = {
+        IMPORT: (_import_parser, _import_authors),
+        SPEAKER: (_speaker_parser, _export_speaker_encoder),
+        REUSE: (_reuse_parser, _reuse),
+    }
     command = arguments[0] if arguments and arguments[0] in commands else None
     parser, run = commands[command] if command else (_parser, _export)
     options = parser().parse_args(arguments[1:] if command else arguments)
@@ -107,6 +112,13 @@ def _import_authors(options: argparse.Namespace) -> None:
 def _export_speaker_encoder(options: argparse.Namespace) -> None:
     manifest = speaker_encoder.export(options.source, options.output)
     log.info("speaker encoder written to %s: %.1f MB", options.output, manifest.encoder.bytes / 1e6)
+
+
+def _reuse(options: argparse.Namespace) -> None:
+    names = options.parts.split(",")
+    if strange := [name for name in names if name not in MODALITIES]:
+        raise ExportError(f"--parts cannot be {strange[0]!r}; name some of {', '.join(MODALITIES)}.")
+    reuse.take_over(open_bundle(options.bundle), [name for name in MODALITIES if name in names], options.output)
 
 
 def precisions(text: str) -> dict[PartName, Wish]:
@@ -170,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="telme-export",
         description=__doc__,
         epilog=f"`telme-export {IMPORT} --help` is about the TelME authors' weights, `telme-export {SPEAKER} --help` "
-        "about telling people apart by voice, `telme-export push --help` about model hubs.",
+        f"about telling people apart by voice, `telme-export {REUSE} --help` about parts of a bundle beside newly "
+        "trained ones, `telme-export push --help` about model hubs.",
     )
     parser.add_argument(
         "source",
@@ -248,6 +261,19 @@ def _import_parser() -> argparse.ArgumentParser:
         help="RoBERTa-large's tokenizer, which the release does not hold: its folder, or its name on the model hub "
         "(default: %(default)s)",
     )
+    return parser
+
+
+def _reuse_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"telme-export {REUSE}",
+        description="Put parts of a bundle into a run folder as they are, to train the others beside them.",
+    )
+    parser.add_argument(
+        "bundle", nargs="?", default=COMPACT, help="folder, or hf://org/name on a hub (default: the one that ships)"
+    )
+    parser.add_argument("--parts", required=True, metavar="PART,…", help=f"which: {', '.join(MODALITIES)}")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run folder; it may exist")
     return parser
 
 

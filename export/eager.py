@@ -39,6 +39,11 @@ def pytorch(trained: Trained, bundle: Bundle, threads: int, place: Place = CPU) 
             f"The run is of {trained.checkpoints['text'].config} and the bundle of {bundle.manifest.training.config}; "
             "give the run folder that the bundle was exported from."
         )
+    for name, encoder in trained.reused.items():
+        raise ExportError(
+            f"The {name} part was taken over from a bundle in {encoder.part.precision}, so PyTorch has none to run; "
+            "give a run folder that telme-train has written whole."
+        )
     if place.compiled and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ExportError("--against compile needs a C++ compiler: run `apt install g++`, or name one in CXX.")
     return Recognizer.of(bundle, models(trained, place), threads)

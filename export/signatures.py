@@ -1,23 +1,31 @@
 """The inputs and outputs that each part is exported with: those that the runtime gives and reads."""
 
+from typing import Protocol
+
 from export.onnx import Signature
 from telme.bundle import MODALITIES, AudioSpec, TextSpec, VisualSpec
-from telme.models.audio import AudioDimensions
 from telme.models.fusion import FusionDimensions
-from telme.models.teacher import TeacherDimensions
-from telme.models.visual import VisualDimensions
 from telme.runtime import tensors
 
 
-def text(spec: TextSpec, dimensions: TeacherDimensions) -> Signature:
+class Dimensions(Protocol):
+    """Of any encoder's answers. vector: of the utterance. labels: number of emotions."""
+
+    @property
+    def vector(self) -> int: ...
+    @property
+    def labels(self) -> int: ...
+
+
+def text(spec: TextSpec, dimensions: Dimensions) -> Signature:
     return Signature(tensors.of_text(spec), tensors.answers(dimensions.vector, dimensions.labels))
 
 
-def audio(spec: AudioSpec, dimensions: AudioDimensions) -> Signature:
+def audio(spec: AudioSpec, dimensions: Dimensions) -> Signature:
     return Signature(tensors.of_audio(spec), tensors.answers(dimensions.vector, dimensions.labels))
 
 
-def visual(spec: VisualSpec, dimensions: VisualDimensions) -> Signature:
+def visual(spec: VisualSpec, dimensions: Dimensions) -> Signature:
     return Signature(tensors.of_visual(spec), tensors.answers(dimensions.vector, dimensions.labels))
 
 

@@ -1,13 +1,15 @@
-"""A run folder: the four trained parts that belong together."""
+"""A run folder: the four parts that belong together, trained there or taken over from a bundle."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar, get_args
 
 from tokenizers import Tokenizer
+from torch import nn
 
 from export.errors import ExportError
+from export.reuse import ReusedEncoder
 from telme.bundle import AudioSpec, FusionSpec, TextSpec, VisualSpec, offline_complaint
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.fusion import ASF, FusionDimensions
@@ -17,6 +19,8 @@ from telme.training import checkpoint
 from telme.training.checkpoint import Checkpoint, PartName
 from telme.training.errors import TrainingError
 
+D = TypeVar("D")
+M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S", TextSpec, AudioSpec, VisualSpec, FusionSpec)
 
 
@@ -34,16 +38,23 @@ class Specifications:
 class Trained:
     """A whole trained model, on the CPU and in evaluation mode.
 
+    text, audio, visual: as trained, or as an earlier export made them.
     checkpoints: part -> what it is and where it comes from.
     """
 
-    text: Teacher
-    audio: AudioStudent
-    visual: VisualStudent
+    text: Teacher | ReusedEncoder
+    audio: AudioStudent | ReusedEncoder
+    visual: VisualStudent | ReusedEncoder
     fusion: ASF
     tokenizer: Tokenizer
     specifications: Specifications
     checkpoints: Mapping[str, Checkpoint]
+
+    @property
+    def reused(self) -> dict[PartName, ReusedEncoder]:
+        """The parts that an earlier export made."""
+        encoders: dict[PartName, nn.Module] = {"text": self.text, "audio": self.audio, "visual": self.visual}
+        return {name: encoder for name, encoder in encoders.items() if isinstance(encoder, ReusedEncoder)}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -60,9 +71,9 @@ class Trained:
         try:
             for part in get_args(PartName):
                 _demand_kind(run / part, part)
-            about_text, text = checkpoint.load(run / "text", Teacher, TeacherDimensions)
-            about_audio, audio = checkpoint.load(run / "audio", AudioStudent, AudioDimensions)
-            about_visual, visual = checkpoint.load(run / "visual", VisualStudent, VisualDimensions)
+            about_text, text = _encoder(run / "text", Teacher, TeacherDimensions)
+            about_audio, audio = _encoder(run / "audio", AudioStudent, AudioDimensions)
+            about_visual, visual = _encoder(run / "visual", VisualStudent, VisualDimensions)
             about_fusion, fusion = checkpoint.load(run / "fusion", ASF, FusionDimensions)
         except TrainingError as error:
             raise ExportError(str(error)) from error
@@ -78,6 +89,13 @@ class Trained:
             raise ExportError(complaint)
         tokenizer = _tokenizer(run / "text" / specifications.text.tokenizer)
         return cls(text, audio, visual, fusion, tokenizer, specifications, checkpoints)
+
+
+def _encoder(folder: Path, module: Callable[[D], M], dimensions: type[D]) -> tuple[Checkpoint, M | ReusedEncoder]:
+    about = checkpoint.read(folder)
+    if about.exported is not None:
+        return about, ReusedEncoder(folder, about)
+    return checkpoint.load(folder, module, dimensions)
 
 
 def _demand_kind(folder: Path, part: PartName) -> None:

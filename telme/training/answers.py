@@ -105,7 +105,9 @@ class FusionPart:
 
 @torch.inference_mode()
 def _fused(fusion: ASF, beta: float, batch: Batch) -> npt.NDArray[np.float32]:
-    logits: Tensor = fusion(*batch[:5], torch.full_like(batch.audio_present, beta))
+    sizes = fusion.dimensions
+    vectors = batch.vectors(sizes.text, sizes.audio, sizes.visual)
+    logits: Tensor = fusion(*vectors[:5], torch.full_like(batch.audio_present, beta))
     return logits.numpy()
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from telme.bundle import AudioSpec, FusionSpec, Score, TextSpec, VisualSpec
+from telme.bundle import AudioSpec, FusionSpec, Part, Score, TextSpec, VisualSpec, sha256_of
 from telme.training.errors import TrainingError
 
 PartName = Literal["text", "audio", "visual", "fusion"]
@@ -47,6 +47,9 @@ class Checkpoint(BaseModel):
     seed: int
     commit: Annotated[str, Field(description="of the code that trained it")]
     made_from: dict[str, str] = Field({}, description="labels, digest of the utterances, hashes of other parts")
+    exported: Part | None = Field(
+        None, description="the file of a bundle, beside this one, that the part was taken over from; it has no weights"
+    )
 
 
 def save(folder: Path, checkpoint: Checkpoint, model: nn.Module, tokenizer: Tokenizer | None = None) -> None:
@@ -82,6 +85,11 @@ def load(folder: Path, module: Callable[[D], M], dimensions: type[D]) -> tuple[C
     Raises TrainingError when the part is missing or damaged.
     """
     checkpoint = read(folder)
+    if checkpoint.exported is not None:
+        raise TrainingError(
+            f"The {checkpoint.part} part in {folder} was taken over from a bundle, whose weights are rounded: it can "
+            "only be used as it is; train that part here instead."
+        )
     try:
         model = module(TypeAdapter(dimensions).validate_python(checkpoint.architecture))
         model.load_state_dict(load_file(folder / WEIGHTS))
@@ -89,6 +97,12 @@ def load(folder: Path, module: Callable[[D], M], dimensions: type[D]) -> tuple[C
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(f"The weights in {folder} do not fit ({reason}); train this part again.") from error
     return checkpoint, model.eval()
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of what the part computes with. Raises TrainingError when it is missing or damaged."""
+    exported = read(folder).exported
+    return sha256_of(folder / WEIGHTS) if exported is None else exported.sha256
 
 
 def current_commit(folder: Path = Path(__file__).parent) -> str:

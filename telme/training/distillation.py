@@ -14,14 +14,11 @@ from telme.features.authors_text import prompter
 from telme.losses import feature_loss, lengthen_gradient, response_loss
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.progress import tracked
-from telme.training import checkpoint
+from telme.training import networks
 from telme.training.bucketing import bucketed
 from telme.training.config import Distillation
 from telme.training.errors import TrainingError
 from telme.training.inputs import require_labels
-from telme.training.processes import together
-
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -53,29 +50,23 @@ def ask_teacher(
     asked = [utterance for utterance in utterances if utterance.turns]
     if not asked:
         return {}
-    about, teacher = checkpoint.load(folder, Teacher, TeacherDimensions)
+    about, teacher = networks.load(folder, Teacher, TeacherDimensions)
     if not isinstance(about.preprocessing, TextSpec):
         raise ValueError(f"{folder} is no text part")
     require_labels(about.labels, folder, labels)
-    if vector not in (None, teacher.dimensions.vector):
+    if vector not in (None, teacher.vector):
         raise TrainingError(
-            f"The teacher's vectors have {teacher.dimensions.vector} values and the student's {vector}; set `vector` "
+            f"The teacher's vectors have {teacher.vector} values and the student's {vector}; set `vector` "
             "alike in both sections, since the student learns to make vectors like the teacher's."
         )
     reader = prompter(about.preprocessing, Tokenizer.from_file(str(folder / about.preprocessing.tokenizer)))
     prompts = [reader.encode(utterance.turns) for utterance in asked]
-    device = together().device
-    teacher.to(device)
     answers: dict[str, Answer] = {}
-    batches = bucketed([len(prompt) for prompt in prompts], _AT_ONCE)
+    batches = bucketed([len(prompt) for prompt in prompts], teacher.at_once)
     for places in tracked(batches, len(batches), "asking the teacher", "batches"):
-        input_ids, attention_mask = reader.batch([prompts[place] for place in places])
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            vectors, logits = teacher(
-                torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
-            )
-        for place, row_vector, row_logits in zip(places, vectors.cpu().float(), logits.cpu().float(), strict=True):
-            answers[asked[place].id] = Answer(row_vector.clone(), row_logits.clone())
+        rows = teacher(reader.batch([prompts[place] for place in places]), bf16)
+        for place, row, logits in zip(places, rows, teacher.logits(rows), strict=True):
+            answers[asked[place].id] = Answer(row[: teacher.vector].clone(), logits.clone())
     return answers
 
 

@@ -6,7 +6,7 @@ Imported weights get corrected inputs here, those of our own models; telme.train
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,9 @@ from telme.features.video import pad
 from telme.models.audio import AudioDimensions, AudioStudent
 from telme.models.teacher import Teacher, TeacherDimensions
 from telme.models.visual import VisualDimensions, VisualStudent
-from telme.training import checkpoint
+from telme.training import networks
 from telme.training.bucketing import bucketed
-from telme.training.processes import together
+from telme.training.networks import Network
 from telme.training.visual import Stills
 
 
@@ -66,27 +66,6 @@ class About(Protocol):
     def preprocessing(self) -> Spec: ...
 
 
-class Network(Protocol):
-    """What computes a part.
-
-    size: length of an utterance's row. at_once: how many utterances it is best given.
-    """
-
-    size: int
-    at_once: int
-
-    def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
-        """inputs: as the model's `forward` takes them. bf16: a trained one calculates in bfloat16.
-
-        Returns (B, size) float32, on the CPU: all that `logits` and the fusion need to know of the utterances.
-        """
-        ...
-
-    def logits(self, vectors: Tensor) -> Tensor:
-        """What the part itself says of rows (B, size): (B, C), not calibrated."""
-        ...
-
-
 class TextPart:
     """The teacher."""
 
@@ -95,15 +74,16 @@ class TextPart:
         self._prompter = Prompter(spec.corrected(), tokenizer)
         self._network = network
         self.size = network.size
+        self.vector = network.vector
 
     @classmethod
     def trained(cls, folder: Path) -> Self:
         """folder: of a run's text part. Raises TrainingError when it is missing or damaged."""
-        about, model = checkpoint.load(folder, Teacher, TeacherDimensions)
+        about, network = networks.load(folder, Teacher, TeacherDimensions)
         spec = about.preprocessing
         if not isinstance(spec, TextSpec):
             raise ValueError(f"{folder} is no text part")
-        return cls(about, spec, Tokenizer.from_file(str(folder / spec.tokenizer)), TrainedNetwork(model))
+        return cls(about, spec, Tokenizer.from_file(str(folder / spec.tokenizer)), network)
 
     def encode(self, utterances: Sequence[Utterance], bf16: bool = False) -> Encodings:
         prompts = [self._prompter.encode(utterance.turns) for utterance in utterances]
@@ -126,14 +106,15 @@ class AudioPart:
         self._features = AudioFeatures(self.spec)
         self._network = network
         self.size = network.size
+        self.vector = network.vector
 
     @classmethod
     def trained(cls, folder: Path) -> Self:
         """folder: of a run's audio part. Raises TrainingError when it is missing or damaged."""
-        about, model = checkpoint.load(folder, AudioStudent, AudioDimensions)
+        about, network = networks.load(folder, AudioStudent, AudioDimensions)
         if not isinstance(about.preprocessing, AudioSpec):
             raise ValueError(f"{folder} is no audio part")
-        return cls(about, about.preprocessing, TrainedNetwork(model))
+        return cls(about, about.preprocessing, network)
 
     def encode(self, clips: Sequence[Clip], bf16: bool = False) -> Encodings:
         """Clips too short to be heard are left out."""
@@ -157,14 +138,15 @@ class VisualPart:
         self.spec = spec.corrected()
         self._network = network
         self.size = network.size
+        self.vector = network.vector
 
     @classmethod
     def trained(cls, folder: Path) -> Self:
         """folder: of a run's visual part. Raises TrainingError when it is missing or damaged."""
-        about, model = checkpoint.load(folder, VisualStudent, VisualDimensions)
+        about, network = networks.load(folder, VisualStudent, VisualDimensions)
         if not isinstance(about.preprocessing, VisualSpec):
             raise ValueError(f"{folder} is no visual part")
-        return cls(about, about.preprocessing, TrainedNetwork(model))
+        return cls(about, about.preprocessing, network)
 
     def encode(self, stills: Stills, bf16: bool = False) -> Encodings:
         """Every face is an utterance of one frame."""
@@ -189,30 +171,6 @@ class VisualPart:
 
 
 Part = TextPart | AudioPart | VisualPart
-
-
-class TrainedNetwork:
-    """A frozen module on the fastest device at hand. An utterance's row is its vector."""
-
-    at_once = 32
-
-    def __init__(self, model: Teacher | AudioStudent | VisualStudent) -> None:
-        self._device = together().device
-        self._model = model.to(self._device).eval()
-        self.size = model.dimensions.vector
-
-    @torch.inference_mode()
-    def __call__(self, inputs: Sequence[npt.NDArray[Any]], bf16: bool) -> Tensor:
-        tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-            vectors, _ = self._model(*tensors)
-        result: Tensor = vectors.float().cpu()
-        return result
-
-    @torch.inference_mode()
-    def logits(self, vectors: Tensor) -> Tensor:
-        result: Tensor = self._model.classifier(vectors.to(self._device)).cpu()
-        return result
 
 
 def _encodings(vectors: Tensor, utterances: Sequence[Utterance], labels: Sequence[str]) -> Encodings:

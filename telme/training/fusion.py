@@ -63,9 +63,9 @@ def train(config: TrainingConfig) -> None:
     material = encode(config, settings, text, audio, visual)
     torch.manual_seed(config.seed)
     dimensions = FusionDimensions(
-        text=text.size,
-        audio=audio.size,
-        visual=visual.size,
+        text=text.vector,
+        audio=audio.vector,
+        visual=visual.vector,
         labels=len(config.labels),
         heads=settings.heads,
         dropout=settings.dropout,
@@ -206,6 +206,7 @@ class FusionTask:
     ) -> None:
         """material: at least train, dev and test. corpus: whose text it is, for the scores."""
         self.model: nn.Module = model
+        self._sizes = model.dimensions.text, model.dimensions.audio, model.dimensions.visual
         self.labels = labels
         self.corpus = corpus
         self.material = material
@@ -244,7 +245,7 @@ class FusionTask:
 
     def _logits(self, batch: Batch) -> Tensor:
         beta = batch.confidence.new_tensor([self._spec.bound(one) for one in batch.confidence.tolist()])
-        logits: Tensor = self.model(*batch[:5], beta)
+        logits: Tensor = self.model(*batch.vectors(*self._sizes)[:5], beta)
         return logits
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from telme.bundle import sha256_of
 from telme.training import checkpoint
 from telme.training.errors import TrainingError
 
@@ -39,4 +38,4 @@ def _of(part: checkpoint.PartName) -> str:
 
 
 def _weights(run: Path, part: checkpoint.PartName) -> str:
-    return sha256_of(run / part / checkpoint.WEIGHTS)
+    return checkpoint.fingerprint(run / part)
