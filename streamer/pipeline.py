@@ -326,7 +326,7 @@ class Pipeline:
             self._speakers.learn(analysis.voice, analysis.seats)
         match analysis.heard:
             case Transcript(text=text):
-                self.dialogue.add(analysis.speaker, text, utterance.end_s)
+                self.dialogue.add(analysis.speaker, text, utterance.end_s, heard=True)
                 if self._settings.log.transcripts:
                     log.info("heard %r", text, extra={"utterance": utterance.number})
             case Rejected(reason=reason):

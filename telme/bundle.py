@@ -95,6 +95,9 @@ def offline_complaint(text: Spec, audio: Spec, visual: Spec, fusion: Spec) -> st
     )
 
 
+HeardAs = Literal["as_written", "without_stops"]
+
+
 class TextSpec(Spec):
     """How dialogue turns become token ids: the paper's prompt `<s1> ... </s> Now <s1> feels <mask>`."""
 
@@ -113,6 +116,11 @@ class TextSpec(Spec):
         "turns",
         description="turns: each cleaned and tokenised by itself, whole ones dropped; string: as the TelME authors' "
         "code, one string as it stands, without the spaces around speaker tokens, cut anywhere",
+    )
+    heard: HeardAs = Field(
+        "as_written",
+        description="turns that a speech recogniser wrote: as it did; or without full stops, commas and their kind, "
+        "which are the recogniser's and not the speaker's",
     )
 
 

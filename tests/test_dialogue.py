@@ -17,9 +17,13 @@ def dialogue(**bounds: object) -> Dialogue:
 
 def test_the_utterance_asked_about_comes_last_and_is_not_added() -> None:
     talk = dialogue()
-    talk.add("anna", "hello", 1.0)
+    talk.add("anna", "hello", 1.0, heard=True)
     talk.add("robot", "hi there", 2.0)
-    expected = (Turn("anna", "hello"), Turn("robot", "hi there"), Turn("anna", "how are you"))
+    expected = (
+        Turn("anna", "hello", heard=True),
+        Turn("robot", "hi there"),  # whose words are known
+        Turn("anna", "how are you", heard=True),
+    )
     assert talk.context("anna", "how are you", 3.0) == expected
     assert talk.context("anna", "how are you", 3.0) == expected
 
@@ -53,7 +57,7 @@ def test_a_dialogue_never_reaches_back_over_a_silence(pauses_s: list[float], res
 
 def test_a_long_text_keeps_its_end() -> None:
     talk = dialogue(text_max_chars=5)
-    assert talk.context("anna", "I am so happy", 0.0) == (Turn("anna", "happy"),)
+    assert talk.context("anna", "I am so happy", 0.0) == (Turn("anna", "happy", heard=True),)
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "\x00\x1b"])
@@ -73,4 +77,4 @@ def test_reset_forgets() -> None:
     talk = dialogue()
     talk.add("anna", "hello", 0.0)
     talk.reset()
-    assert talk.context("anna", "who are you", 1.0) == (Turn("anna", "who are you"),)
+    assert talk.context("anna", "who are you", 1.0) == (Turn("anna", "who are you", heard=True),)

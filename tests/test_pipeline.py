@@ -371,6 +371,9 @@ async def test_only_what_is_final_becomes_part_of_the_dialogue(recognizer: Recog
     heard = [event.transcript.text for event in events if event.transcript]
     assert heard == [*(f"Take {n}." for n in range(len(heard) - 1)), heard[-2]]
     assert [turn.text for turn in stream.dialogue.context("person", "", 11.0)] == [heard[-1], ""]
+    stream.hear(None, "I said so.")  # the robot itself, whose words are known
+    turns = stream.dialogue.context("person", "", 11.0)[:-1]
+    assert [(turn.text, turn.heard) for turn in turns] == [(heard[-1], True), ("I said so.", False)]
 
 
 async def test_the_dialogue_has_the_speakers_of_the_events_and_only_finals_teach_a_voice(

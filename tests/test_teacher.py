@@ -254,6 +254,7 @@ def configuration(tmp_path: Path) -> Path:
                 table.writerow([SAID[emotion], f"speaker {number % 2}", emotion, number // 2, number % 2])
     schedule = {"epochs": 12, "batch": 8, "learning_rate": 2e-3}
     teacher = {"backbone": str(backbone), "vector": 16, "max_tokens": 40, "noise": {"share": 0.2}, "schedule": schedule}
+    teacher["heard"] = "without_stops"
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({"name": "tiny", "seed": 3, "teacher": teacher}))
     return path
@@ -266,6 +267,7 @@ def test_the_stage_trains_and_its_checkpoint_runs_elsewhere(configuration: Path,
     folder = tmp_path / "run" / "text"
     about = checkpoint.read(folder)
     assert isinstance(about.preprocessing, TextSpec)
+    assert about.preprocessing.heard == "without_stops"
     assert about.preprocessing.tokenizer_sha256 == sha256_of(folder / about.preprocessing.tokenizer)
     assert str(tmp_path) not in (folder / checkpoint.ABOUT).read_text()
     scores = {(score.data.split(",")[0], score.metric): score for score in about.scores}

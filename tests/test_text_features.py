@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from telme.bundle import BundleError, TextSpec
-from telme.features.text import Prompter, Turn, clean
+from telme.features.text import Prompter, Turn, clean, without_stops
 from telme.models.sources import locate
 
 SPEAKERS = tuple(f"<s{number}>" for number in range(1, 10))
@@ -73,6 +73,38 @@ def test_byte_level_pieces_begin_words() -> None:
     assert tokens[1].startswith("Ġ")
     assert tokens[-1] == "<mask>"
     assert "".join(tokens) == "<s1>Ġtalk</s>ĠNow<s1>Ġfeels<mask>"
+
+
+def test_a_recogniser_s_stops_are_left_out_where_the_bundle_says_so() -> None:
+    tokenizer, spec = KINDS["bert"]
+    turns = [Turn("a", "Well, no.", heard=True), Turn("robot", "Well, no."), Turn("a", "What, 3.5?", heard=True)]
+    expected = "<s1> well no <s2> well, no. <s1> what 3. 5? [SEP] now <s1> feels [MASK]"
+    prompter = Prompter(spec.model_copy(update={"heard": "without_stops"}), tokenizer)
+    text: str = tokenizer.decode(prompter.encode(turns).tolist(), skip_special_tokens=False)
+    assert " ".join(text.split()) == expected
+    assert _read("bert", turns).startswith("<s1> well, no. <s2> well, no.")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Well, I got 3.5 of them... right? Yes!", "Well I got 3.5 of them right? Yes!"),
+        ("Oh - my - God.", "Oh my God"),
+        ('"Hi," she said to her mother-in-law; don\'t.', "Hi she said to her mother-in-law don't"),
+        ("-What? -No.", "What? No"),
+        ("...", ""),
+    ],
+)
+def test_stops_are_the_recogniser_s_and_questions_the_speaker_s(written: str, read: str) -> None:
+    assert without_stops(written) == read
+
+
+@given(st.text())
+def test_nothing_but_stops_and_spaces_is_lost(text: str) -> None:
+    read = without_stops(text)
+    assert without_stops(read) == read
+    assert [c for c in read if c.isalnum()] == [c for c in text if c.isalnum()]
+    assert all(read.count(c) == text.count(c) for c in "!?'")
 
 
 # What an attacker, or a recogniser gone wild, might say.

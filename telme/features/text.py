@@ -3,6 +3,7 @@
 The turn asked about is the last one. The hidden state of the final mask token becomes the utterance's vector.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _CP1252 = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x8
 _PLAIN = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\N{REPLACEMENT CHARACTER}": ""}
 )
+# Not in "3.5", "don't" or "mother-in-law".
+_STOPS = re.compile(r"""[.,;:"-]+(?=\s|$)|(?<!\S)[.,;:"-]+""")
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,23 @@ class Turn:
     """One utterance's text in a dialogue.
 
     speaker: any name; only equality matters.
+    heard: a speech recogniser wrote it, nobody who knew what was meant.
     """
 
     speaker: str
     text: str
+    heard: bool = False
 
 
 def clean(text: str) -> str:
     """Plain quotes and dashes, single spaces, and nothing that is no valid Unicode."""
     valid = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be tokenised
     return " ".join(valid.translate(_CP1252).translate(_PLAIN).split())
+
+
+def without_stops(text: str) -> str:
+    """Without the punctuation that is guessed from words: what asks (?) or exclaims (!) stays, and so do figures."""
+    return " ".join(_STOPS.sub(" ", text).split())
 
 
 class Prompter:
@@ -54,6 +64,7 @@ class Prompter:
         self._pad = self._special(spec.pad_token)
         self._before = [self._special(spec.separator_token), *self._ids("Now")]
         self._after = [*self._ids("feels"), self._special(spec.mask_token)]
+        self._stops = spec.heard == "as_written"
         self._room = spec.max_tokens - len(self._before) - 1 - len(self._after)  # for the dialogue itself
         if self._room < 1:
             raise BundleError(f"A prompt of {spec.max_tokens} tokens has no room for a turn; raise text.max_tokens.")
@@ -69,7 +80,7 @@ class Prompter:
         room = self._room
         kept: list[tuple[str, list[int]]] = []
         for turn in reversed(turns):
-            ids = self._ids(turn.text)
+            ids = self._ids(turn.text if self._stops or not turn.heard else without_stops(turn.text))
             if not kept:
                 ids = ids[max(0, len(ids) - (room - 1)) :]
             room -= 1 + len(ids)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from telme.bundle import AudioSpec, UnsureText, VisualSpec
+from telme.bundle import AudioSpec, HeardAs, UnsureText, VisualSpec
 from telme.corpora.conversations import CONVERSATIONS
 from telme.corpora.decoding import DecodedFiles
 from telme.corpora.records import Corpus, Split
@@ -72,6 +72,7 @@ class TeacherSettings(_Section):
     max_tokens: int = Field(512, ge=8, description="longest prompt; whole turns are dropped from the front")
     speakers: int = Field(9, ge=1, description="how many a prompt tells apart")
     noise: TextNoise | None = None
+    heard: HeardAs = Field("as_written", description="how turns are read that a recogniser wrote, in use")
     taught_by: BiggerTeacher | None = None
     schedule: Schedule
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from telme.bundle import Score, sha256_of
+from telme.bundle import Score
 from telme.corpora.records import Corpus, Utterance, digest
 from telme.evaluation import Evaluation, bootstrap_interval, fit_temperature
 from telme.features.text import Ids, Prompter, Turn
@@ -51,7 +51,9 @@ def train(config: TrainingConfig) -> None:
     commit = checkpoint.current_commit()
     torch.manual_seed(config.seed)
     with reading(settings.backbone):
-        tokenizer, spec = prepare_tokenizer(locate(settings.backbone), settings.speakers, settings.max_tokens)
+        tokenizer, spec = prepare_tokenizer(
+            locate(settings.backbone), settings.speakers, settings.max_tokens, settings.heard
+        )
         model = Teacher.pretrained(
             locate(settings.backbone), tokenizer.get_vocab_size(), vector=settings.vector, labels=len(config.labels)
         )
@@ -62,7 +64,7 @@ def train(config: TrainingConfig) -> None:
     folder = config.folder / "text"
     made_from = dict(inputs(config.labels, digest(corpus.utterances), config.folder))
     if settings.taught_by:
-        made_from["bigger teacher"] = sha256_of(settings.taught_by.run / "text" / checkpoint.WEIGHTS)
+        made_from["bigger teacher"] = checkpoint.fingerprint(settings.taught_by.run / "text")
     fit(task, settings.schedule, folder / "fit", config.seed, settings.model_dump_json(), made_from)
     if not together().main:
         return

@@ -5,13 +5,15 @@ from hashlib import sha256
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
-from telme.bundle import TextSpec
+from telme.bundle import HeardAs, TextSpec
 
 
-def prepare_tokenizer(backbone: str, speakers: int, max_tokens: int) -> tuple[Tokenizer, TextSpec]:
+def prepare_tokenizer(
+    backbone: str, speakers: int, max_tokens: int, heard: HeardAs = "as_written"
+) -> tuple[Tokenizer, TextSpec]:
     """The backbone's own tokenizer with the speaker tokens added, and the specification of the prompt.
 
-    backbone: name on the model hub, or a folder.
+    backbone: name on the model hub, or a folder. heard: how turns that a recogniser wrote are read.
     """
     source = AutoTokenizer.from_pretrained(backbone)
     tokenizer: Tokenizer = source.backend_tokenizer
@@ -26,5 +28,6 @@ def prepare_tokenizer(backbone: str, speakers: int, max_tokens: int) -> tuple[To
         mask_token=source.mask_token,
         pad_token=source.pad_token,
         speaker_tokens=tokens,
+        heard=heard,
     )
     return tokenizer, spec
