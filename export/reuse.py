@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from telme.bundle import Bundle, BundleError, Document, Modality, Part, Spec, TextSpec, verify
+from telme.bundle import Bundle, BundleError, Modality, Part, Spec, TextSpec, verify
 from telme.runtime import backends
 from telme.training import checkpoint
 from telme.training.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ def _write(bundle: Bundle, modality: Modality, folder: Path) -> None:
     part: Part = getattr(manifest.parts, modality)
     specification: Spec = getattr(manifest, modality)
     folder.mkdir(parents=True)
-    for file in _files(part):
+    for file in part.files():
         shutil.copyfile(bundle.folder / file.file, folder / file.file)
     if isinstance(specification, TextSpec):
         shutil.copyfile(bundle.folder / specification.tokenizer, folder / specification.tokenizer)
@@ -61,10 +61,6 @@ def _write(bundle: Bundle, modality: Modality, folder: Path) -> None:
     # Last, so that a folder that was not finished is none.
     (folder / checkpoint.ABOUT).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
     log.info("%s part of %s taken over into %s", modality, bundle.folder, folder)
-
-
-def _files(part: Part) -> list[Document]:
-    return [Document(file=part.file, sha256=part.sha256), *part.documents()]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class ReusedEncoder(nn.Module):
         widths = {tensor.name: int(tensor.shape[1]) for tensor in self.part.outputs}
         self.dimensions = Dimensions(widths["vector"], widths["logits"])
         try:
-            for file in _files(self.part):
+            for file in self.part.files():
                 verify(folder, f"{about.part} part", file.file, file.sha256)
             self._model = backends.load(folder / self.part.file, self.part, torch.get_num_threads())
         except BundleError as error:
@@ -107,6 +103,6 @@ class ReusedEncoder(nn.Module):
 
     def copy(self, folder: Path) -> Part:
         """The part as it is, in a bundle's folder."""
-        for file in _files(self.part):
+        for file in self.part.files():
             shutil.copyfile(self._folder / file.file, folder / file.file)
         return self.part

@@ -266,6 +266,10 @@ class Part(_Model):
                 raise ValueError(f"{name} must {'not be' if given else 'be'} given for backend {self.backend}")
         return self
 
+    def files(self) -> list[Document]:
+        """The file itself, and those that travel along with it."""
+        return [Document(file=self.file, sha256=self.sha256), *self.documents()]
+
     def documents(self) -> Iterator[Document]:
         """The files that travel along with this one."""
         if self.weights is not None:

@@ -90,6 +90,20 @@ def test_a_damaged_file_is_one_sentence(run: Path) -> None:
         AudioPart.trained(run / "audio")
 
 
+def test_a_part_of_two_files_keeps_both(corpora: Path, tmp_path: Path) -> None:
+    run = small_run.write(tmp_path / "old")
+    exporter.export(run, tmp_path / "bundle", corpora, target="openvino", precisions=FINE, items=4)
+    assert main(["reuse", str(tmp_path / "bundle"), "--parts", "audio", "--output", str(tmp_path / "run")]) == 0
+    about = checkpoint.read(tmp_path / "run" / "audio")
+    assert about.exported is not None
+    assert about.exported.weights is not None
+    assert ReusedEncoder(tmp_path / "run" / "audio", about).copy(tmp_path) == about.exported
+    assert AudioPart.trained(tmp_path / "run" / "audio").vector == small_run.VECTOR["audio"]
+    (tmp_path / "run" / "audio" / about.exported.weights.file).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"The audio part of .* is damaged"):
+        AudioPart.trained(tmp_path / "run" / "audio")
+
+
 def test_what_cannot_be_is_one_sentence(
     old: Path, run: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,7 +104,8 @@ def load(
         return about, TrainedNetwork(model)
     part = about.exported
     try:
-        verify(folder, f"{about.part} part", part.file, part.sha256)
+        for file in part.files():
+            verify(folder, f"{about.part} part", file.file, file.sha256)
         return about, ExportedNetwork(folder / part.file, part)
     except BundleError as error:
         raise TrainingError(str(error)) from error

@@ -60,7 +60,7 @@ class Recogniser:
         if random.random() >= self._noise.share:
             return turns
         plain = random.random() < self._noise.unpunctuated
-        return [Turn(turn.speaker, self._mishear(turn.text, plain, random)) for turn in turns]
+        return [Turn(turn.speaker, self._mishear(turn.text, plain, random), heard=True) for turn in turns]
 
     def hear(self, turns: Sequence[Turn], random: np.random.Generator) -> tuple[Sequence[Turn], float]:
         """As `disturb`, and how sure such a recogniser would be of the last turn, in [0, 1].
