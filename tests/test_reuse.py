@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import small_run
 from export_command import refused
+from test_fusion_stage import COMPACT, write_corpora
 
 from export import bundle as exporter
 from export.cli import main
@@ -14,7 +15,9 @@ from export.reuse import ReusedEncoder
 from export.trained import Trained
 from telme.bundle import Bundle, sha256_of
 from telme.models.audio import AudioDimensions, AudioStudent
-from telme.training import checkpoint
+from telme.models.fusion import ASF, FusionDimensions
+from telme.training import checkpoint, config, fusion
+from telme.training.config import FusionSettings, Schedule, TrainingConfig
 from telme.training.encodings import AudioPart, TextPart
 from telme.training.errors import TrainingError
 
@@ -69,6 +72,19 @@ def test_the_run_s_reused_parts_answer_as_the_bundle_s(old: Path, run: Path) -> 
     assert part.vector == small_run.VECTOR["audio"]
     assert part.size == part.vector + 7
     assert checkpoint.fingerprint(run / "audio") == sha256_of(old / "audio.onnx")
+
+
+def test_a_fusion_is_trained_on_what_the_old_students_say(run: Path, tmp_path: Path) -> None:
+    write_corpora(tmp_path / "corpora")
+    shutil.rmtree(run / "fusion")
+    settings = FusionSettings(heads=2, bf16_encoding=True, schedule=Schedule(epochs=1, batch=3, learning_rate=1e-3))
+    audio = config.load(COMPACT).audio
+    corpora = tmp_path / "corpora"
+    fusion.train(TrainingConfig(name="small", output=run, corpora=corpora, audio=audio, fusion=settings))
+    about, model = checkpoint.load(run / "fusion", ASF, FusionDimensions)
+    assert model.dimensions == FusionDimensions(**small_run.VECTOR, labels=7, heads=2, dropout=0.2)
+    assert about.made_from["audio/model.safetensors"] == checkpoint.fingerprint(run / "audio")
+    assert {score.part for score in about.scores} == {"fusion", "students"}
 
 
 def test_a_text_part_brings_its_tokenizer(old: Path, tmp_path: Path) -> None:
