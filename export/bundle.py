@@ -102,13 +102,17 @@ def export(
         planned = plans(trained, samples, video, calibration)
         for plan in planned:
             parity.demand_sound(plan.name, plan.trained_answers)
-        exported = {
-            plan.name: _made(plan, trained, lambda plan: make(plan, chosen[plan.name], folder), folder)
+        reused = {name: encoder.copy(folder) for name, encoder in trained.reused.items()}
+        made = {
+            plan.name: make(plan, chosen[plan.name], folder).model_copy(
+                update={"corpora": trained.checkpoints[plan.name].corpora}
+            )
             for plan in planned
+            if plan.name not in reused
         }
         tokenizer = trained.specifications.text.tokenizer
         shutil.copyfile(run / "text" / tokenizer, folder / tokenizer)
-        manifest = _manifest(trained, Parts(**exported, face_detector=face_detector))
+        manifest = _manifest(trained, Parts(**made, **reused, face_detector=face_detector))
         try:
             manifest = manifest.model_copy(update={"end_to_end": _end_to_end(trained, manifest, folder, samples)})
             (folder / CARD).write_text(model_card.write(manifest), encoding="utf-8")
@@ -150,12 +154,6 @@ def _chosen(
                 engine_part.demand_fp8(name, builder.capabilities)
             make = partial(engine_part.export, builder=builder, options=target)
             return chosen, cast(Maker, make)  # no wish is left to be auto
-
-
-def _made(plan: Plan, trained: Trained, make: Callable[[Plan], Part], folder: Path) -> Part:
-    if plan.name in trained.reused:
-        return trained.reused[plan.name].copy(folder)
-    return make(plan).model_copy(update={"corpora": trained.checkpoints[plan.name].corpora})
 
 
 def _choosing(make: Callable[[Plan, Precision, Path], Part], openvino: bool) -> Maker:

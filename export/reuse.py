@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from telme.bundle import Bundle, BundleError, Modality, Part, Spec, TextSpec, verify
-from telme.runtime import backends
-from telme.training import checkpoint
+from telme.bundle import Bundle, Modality, Part, Spec, TextSpec
+from telme.training import checkpoint, networks
 from telme.training.checkpoint import Checkpoint
+from telme.training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class Dimensions:
 
 
 class ReusedEncoder(nn.Module):
-    """Stands where the part's own module would. Computes one utterance at a time."""
+    """Stands where the part's own module would."""
 
     def __init__(self, folder: Path, about: Checkpoint) -> None:
         """folder: of the run's part. Raises ExportError when a file is missing or damaged, or cannot be run here."""
@@ -81,25 +79,16 @@ class ReusedEncoder(nn.Module):
             raise ValueError(f"{folder} holds a trained part")
         self.part = about.exported
         self._folder = folder
-        self._inputs = [tensor.name for tensor in self.part.inputs]
-        widths = {tensor.name: int(tensor.shape[1]) for tensor in self.part.outputs}
-        self.dimensions = Dimensions(widths["vector"], widths["logits"])
         try:
-            for file in self.part.files():
-                verify(folder, f"{about.part} part", file.file, file.sha256)
-            self._model = backends.load(folder / self.part.file, self.part, torch.get_num_threads())
-        except BundleError as error:
+            self._network = networks.taken_over(folder, about.part, about.exported)
+        except TrainingError as error:
             raise ExportError(str(error)) from error
+        self.dimensions = Dimensions(self._network.vector, self._network.size - self._network.vector)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """As the trained module: vector (B, vector), logits (B, labels)."""
-        arrays = dict(zip(self._inputs, (tensor.numpy() for tensor in inputs), strict=True))
-        rows = [
-            self._model.run({name: array[place : place + 1] for name, array in arrays.items()})
-            for place in range(len(inputs[0]))
-        ]
-        vector, logits = (np.concatenate([row[name] for row in rows]) for name in ("vector", "logits"))
-        return torch.from_numpy(vector), torch.from_numpy(logits)
+        """As the trained module: vector (B, vector), logits (B, labels), of no more utterances than the part takes."""
+        rows = self._network([tensor.numpy() for tensor in inputs], bf16=False)
+        return rows[:, : self.dimensions.vector], self._network.logits(rows)
 
     def copy(self, folder: Path) -> Part:
         """The part as it is, in a bundle's folder."""

@@ -99,13 +99,17 @@ def load(
     Raises TrainingError when the part is missing or damaged, or cannot be run here.
     """
     about = checkpoint.read(folder)
-    if about.exported is None:
-        _, model = checkpoint.load(folder, module, dimensions)
-        return about, TrainedNetwork(model)
-    part = about.exported
+    if about.exported is not None:
+        return about, taken_over(folder, about.part, about.exported)
+    _, model = checkpoint.load(folder, module, dimensions)
+    return about, TrainedNetwork(model)
+
+
+def taken_over(folder: Path, name: str, part: Part) -> ExportedNetwork:
+    """A bundle's part that lies in a run's folder. Raises TrainingError when it is damaged, or cannot be run here."""
     try:
         for file in part.files():
-            verify(folder, f"{about.part} part", file.file, file.sha256)
-        return about, ExportedNetwork(folder / part.file, part)
+            verify(folder, f"{name} part", file.file, file.sha256)
+        return ExportedNetwork(folder / part.file, part)
     except BundleError as error:
         raise TrainingError(str(error)) from error
