@@ -5,12 +5,13 @@
 
 Prints the recogniser's word error rate, and each bundle's weighted F1 on MELD's test utterances as MELD writes them and
 as they were heard: the same utterances, those whose transcript was believed. How often a recogniser hears that somebody
-exclaims depends on voices that the file does not have, so what was heard is scored with none of MELD's exclamation
-marks, with as many as excited people get (bench/exclamations.py), and with all; and that with the full stops and commas
-that the recogniser wrote, and without. 95 % intervals resample dialogues.
+exclaims depends on voices that the file does not have, and a machine's marks tell nothing: so what was heard is scored
+with none of MELD's exclamation marks, with as many as excited people get (bench/exclamations.py), and with all; and
+that with the full stops and commas that the recogniser wrote, and without. 95 % intervals resample dialogues.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import jiwer
 from rich.console import Console
 from rich.table import Table
-from spoken_dialogues import EXCLAIMED, as_exclaimed, name_of
+from spoken_dialogues import drawn_from, name_of
 from transcripts import Transcripts
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
@@ -29,6 +30,8 @@ from telme.evaluation import Counts, Evaluation, bootstrap_interval, paired_boot
 from telme.features.text import Turn, without_stops
 from telme.training import exported
 from telme.training.encodings import TextPart
+
+EXCLAIMED = 0.3
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Errors:
 
 def errors(items: Sequence[Utterance], transcripts: Transcripts) -> tuple[Errors, Errors]:
     """Of all the utterances, where what was not believed counts as lost, and of those that were believed."""
-    pairs = [(item.turns[-1].text, one.text if (one := transcripts.of(item)) else "") for item in items]
+    pairs = [(item.turns[-1].text, transcripts.of(item) or "") for item in items]
     believed = [pair for pair in pairs if pair[1]]
     return Errors.of(*zip(*pairs, strict=True)), Errors.of(*zip(*believed, strict=True))
 
@@ -63,6 +66,13 @@ def evaluate(part: TextPart, items: Sequence[Utterance]) -> Evaluation:
     encoded = part.encode(items)
     logits = part.logits(encoded.vectors).numpy()
     return Evaluation.of(logits, encoded.truth, part.about.labels, [str(item.dialogue) for item in items])
+
+
+def as_exclaimed(heard: str, turn: Turn, name: str, share: float) -> str:
+    """What was heard of a turn, had somebody said it who means its exclamation marks, of which a share is heard."""
+    calm = heard.replace("!", ".")
+    exclaimed = "!" in turn.text and drawn_from(f"{name} exclaimed").random() < share
+    return re.sub(r"[.,]?$", "!", calm, count=1) if exclaimed else calm
 
 
 def heard(item: Utterance, transcripts: Transcripts, exclaimed: float) -> Utterance:
@@ -74,7 +84,7 @@ def heard(item: Utterance, transcripts: Transcripts, exclaimed: float) -> Uttera
     return replace(
         item,
         turns=tuple(
-            Turn(turn.speaker, as_exclaimed(one.text, turn, name_of(str(item.dialogue), place), exclaimed))
+            Turn(turn.speaker, as_exclaimed(one, turn, name_of(str(item.dialogue), place), exclaimed))
             for place, (turn, one) in enumerate(dialogue)
             if one is not None
         ),

@@ -5,16 +5,13 @@
 
 espeak-ng (Debian's package of that name) speaks every turn, each person of the series with a voice of their own, and
 pink noise lies below the speech: at one ratio, or in each dialogue at another one between two. Each turn is
-transcribed by itself, and what the transcriber's gates reject is missing. A machine does not exclaim, so that a
-recogniser's exclamation mark would tell nothing: as many of the turns that are written with one get one as Whisper
-gives excited people (bench/exclamations.py), and no other turn does. bench/heard_dialogues.py reads the file. Whoever
-has the clips has better speech, for a file of the same form.
+transcribed by itself, and what the transcriber's gates reject is missing. bench/heard_dialogues.py reads the file.
+Whoever has the clips has better speech, for a file of the same form.
 """
 
 import argparse
 import hashlib
 import io
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -27,7 +24,7 @@ import soundfile
 import soxr
 from rich.console import Console
 from rich.progress import track
-from transcripts import Heard, Transcripts
+from transcripts import Transcripts
 from vad import SPEECH_DBFS, Sound, make_noise
 
 from streamer.settings import Transcription
@@ -45,7 +42,6 @@ AUDIBLE = 1e-3
 SILENCE = np.zeros(SAMPLE_RATE_HZ // 5, np.float32)
 NOISE_S = 300
 QUIET_DB = 40.0
-EXCLAIMED = 0.3
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,14 @@ class Room:
         audible = spoken[np.abs(spoken) > AUDIBLE]
         level = np.sqrt(np.mean(np.square(audible))) if len(audible) else 1.0
         sound = np.concatenate([SILENCE, spoken * (_amplitude(SPEECH_DBFS) / level), SILENCE])
-        start = int(_drawn(line.name).integers(max(1, len(self._noise) - len(sound))))
+        start = int(drawn_from(line.name).integers(max(1, len(self._noise) - len(sound))))
         noise = np.resize(self._noise[start:], len(sound)) * _amplitude(SPEECH_DBFS - line.snr_db)
         return np.asarray(np.clip(sound + noise, -1, 1), np.float32)
 
 
 def speak(turn: Turn) -> Sound:
     """What espeak-ng makes of the text: (n,) float32, 16 kHz."""
-    drawn = _drawn(turn.speaker)
+    drawn = drawn_from(turn.speaker)
     voice = f"en-us+{drawn.choice(VARIANTS)}"
     speed, pitch = drawn.integers(*WORDS_A_MINUTE), drawn.integers(*PITCH)
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdin", "--stdout"]
@@ -85,7 +81,8 @@ def speak(turn: Turn) -> Sound:
     return np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ), np.float32)
 
 
-def _drawn(name: str) -> np.random.Generator:
+def drawn_from(name: str) -> np.random.Generator:
+    """Random numbers that are the same for the same name."""
     return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
 
 
@@ -105,34 +102,25 @@ def name_of(dialogue: str, place: int) -> str:
 def lines(dialogues: dict[str, tuple[Turn, ...]], snr_db: Sequence[float]) -> list[Line]:
     """snr_db: one, or the least and the most that a dialogue may have."""
     return [
-        Line(name_of(name, place), turn, float(_drawn(name).uniform(min(snr_db), max(snr_db))))
+        Line(name_of(name, place), turn, float(drawn_from(name).uniform(min(snr_db), max(snr_db))))
         for name, turns in dialogues.items()
         for place, turn in enumerate(turns)
     ]
 
 
-def hear(spoken: Sequence[Line], asr: str, threads: int) -> list[Heard | None]:
+def hear(spoken: Sequence[Line], asr: str, threads: int) -> list[str | None]:
     """What is believed of each line, as the live system transcribes it."""
     transcriber = Transcriber.load(Transcription(model=asr), threads)
     if transcriber is None:
         raise SystemExit("--asr none hears nothing; name a model.")
     room = Room()
 
-    def listen(line: Line) -> Heard | None:
+    def listen(line: Line) -> str | None:
         result = transcriber.transcribe(room.sound(line))
-        if not isinstance(result, Transcript):
-            return None
-        return Heard(text=as_exclaimed(result.text, line.turn, line.name), confidence=result.confidence)
+        return result.text if isinstance(result, Transcript) else None
 
     with ThreadPoolExecutor(threads) as pool:
         return list(track(pool.map(listen, spoken), total=len(spoken), console=Console(stderr=True)))
-
-
-def as_exclaimed(heard: str, turn: Turn, name: str, share: float = EXCLAIMED) -> str:
-    """What was heard of a turn, had somebody said it who means its exclamation marks, of which a share is heard."""
-    calm = heard.replace("!", ".")
-    exclaimed = "!" in turn.text and _drawn(f"{name} exclaimed").random() < share
-    return re.sub(r"[.,]?$", "!", calm, count=1) if exclaimed else calm
 
 
 def main() -> None:

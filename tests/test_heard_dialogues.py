@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heard_dialogues import Errors, heard
+from heard_dialogues import EXCLAIMED, Errors, as_exclaimed, heard
 from hypothesis import given
 from hypothesis import strategies as st
-from spoken_dialogues import as_exclaimed, lines, whole
-from transcripts import Heard, Transcripts
+from spoken_dialogues import lines, whole
+from transcripts import Transcripts
 
 from telme.corpora.records import Utterance
 from telme.features.text import Turn
@@ -21,14 +21,14 @@ def test_only_what_is_written_with_a_mark_is_exclaimed(written: str, text: str, 
     turn = Turn("a", written)
     assert "!" not in as_exclaimed(text, turn, name, 0.0)
     assert ("!" in as_exclaimed(text, turn, name, 1.0)) == ("!" in written)
-    assert as_exclaimed(text, turn, name) in (as_exclaimed(text, turn, name, share) for share in (0.0, 1.0))
+    assert as_exclaimed(text, turn, name, EXCLAIMED) in (as_exclaimed(text, turn, name, share) for share in (0.0, 1.0))
 
 
 def test_a_share_of_the_marks_is_heard_the_same_ones_each_time() -> None:
-    marked = [as_exclaimed("Oh no.", Turn("a", "Oh no!"), f"d_{place}") for place in range(1000)]
+    marked = [as_exclaimed("Oh no.", Turn("a", "Oh no!"), f"d_{place}", EXCLAIMED) for place in range(1000)]
     assert set(marked) == {"Oh no.", "Oh no!"}
     assert 250 < marked.count("Oh no!") < 350
-    assert marked == [as_exclaimed("Oh no.", Turn("a", "Oh no!"), f"d_{place}") for place in range(1000)]
+    assert marked == [as_exclaimed("Oh no.", Turn("a", "Oh no!"), f"d_{place}", EXCLAIMED) for place in range(1000)]
 
 
 def test_mistakes_are_counted_as_whisper_s_authors_do() -> None:
@@ -55,7 +55,7 @@ def test_a_dialogue_is_spoken_once_and_whole() -> None:
 def test_what_was_heard_is_exclaimed_as_often_as_it_is_asked_for(exclaimed: float, last: str) -> None:
     turns = (Turn("a", "Well."), Turn("b", "What?"), Turn("a", "Oh no!"))
     item = Utterance("u", "test", "joy", "joy", "a", turns, dialogue="d", position=2)
-    transcripts = Transcripts({"d": [Heard(text="Well!", confidence=1), None, Heard(text="Oh no.", confidence=1)]})
+    transcripts = Transcripts({"d": ["Well!", None, "Oh no."]})
     assert heard(item, transcripts, exclaimed).turns == (
         Turn("a", "Well."),
         Turn("a", last),
@@ -80,7 +80,7 @@ def test_noise_lies_as_far_below_the_speech_as_it_is_told(monkeypatch: pytest.Mo
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     turns = (Turn("a", "Well."), Turn("b", "What?"))
     item = Utterance("u", "test", "joy", "joy", "b", turns, dialogue="d", position=1)
-    dialogue = [Heard(text="Well", confidence=0.5), None]
+    dialogue = ["Well", None]
     Transcripts({"d": dialogue}).write(tmp_path / "below" / "heard.json")
     read = Transcripts.read(tmp_path / "below" / "heard.json")
     assert "d" in read
