@@ -104,13 +104,13 @@ def rows(part: TextPart, items: Sequence[Utterance], transcripts: Transcripts) -
         yield [
             f"as heard, {exclaimed:.0%} of its !",
             _figure(stops),
-            _points(written, stops),
+            points(written, stops),
             _figure(none),
-            _points(stops, none),
+            points(stops, none),
         ]
 
 
-def _points(first: Counts, second: Counts) -> str:
+def points(first: Counts, second: Counts) -> str:
     gained = paired_bootstrap(first, second)
     low, high = gained.interval
     return f"{100 * gained.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
