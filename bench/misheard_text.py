@@ -9,47 +9,30 @@ are drawn several times over, and scored together. 95 % intervals are of the dif
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from heard_dialogues import points
+from heard_dialogues import evaluate, points
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from telme.bundle import COMPACT, Bundle
 from telme.corpora import meld
-from telme.corpora.records import Utterance
-from telme.evaluation import Counts, Evaluation, weighted_f1
+from telme.evaluation import weighted_f1
 from telme.training import exported
 from telme.training.config import TextNoise
 from telme.training.encodings import TextPart
-from telme.training.text_noise import ASR_ERRORS, Recogniser
+from telme.training.teacher import mishear
+from telme.training.text_noise import ASR_ERRORS
 
 UNPUNCTUATED = {"share": 1.0, "unpunctuated": 1.0}
 KINDS = {
-    "as written": TextNoise(share=0.0),
     "word errors": ASR_ERRORS.model_copy(update={"unpunctuated": 0.0}),
     "no punctuation, no capitals": TextNoise(deletion=0.0, substitution=0.0, insertion=0.0, **UNPUNCTUATED),
     "word errors, and half without either": ASR_ERRORS,
     "word errors, all without either": ASR_ERRORS.model_copy(update=UNPUNCTUATED),
 }
-
-
-def disturbed(items: Sequence[Utterance], recogniser: Recogniser, draw: int) -> list[Utterance]:
-    random = np.random.default_rng(draw)
-    return [replace(item, turns=tuple(recogniser.disturb(item.turns, random))) for item in items]
-
-
-def counts(part: TextPart, draws: Sequence[Sequence[Utterance]]) -> Counts:
-    """Of all draws together, by dialogue."""
-    encoded = [part.encode(items) for items in draws]
-    logits = np.concatenate([part.logits(each.vectors).numpy() for each in encoded])
-    truth = np.concatenate([each.truth for each in encoded])
-    dialogues = [str(item.dialogue) for items in draws for item in items]
-    return Evaluation.of(logits, truth, part.about.labels, dialogues).resampled_counts()
 
 
 def main() -> None:
@@ -60,16 +43,15 @@ def main() -> None:
     options = parser.parse_args()
     corpus = meld.load(options.corpora / "meld")
     items = corpus.split("test")
-    words = [item.turns[-1].text for item in corpus.split("train")]
     part = exported.parts(Bundle.open(options.bundle))[0]["text"]
     assert isinstance(part, TextPart)
-    found: dict[str, Counts] = {}
-    for kind, noise in track(KINDS.items(), console=Console(stderr=True)):
-        recogniser = Recogniser(noise, words)
-        found[kind] = counts(part, [disturbed(items, recogniser, draw) for draw in range(options.draws)])
+    written = evaluate(part, items).resampled_counts()
     table = Table("text", "weighted F1", "against written, points")
-    for kind, each in found.items():
-        table.add_row(kind, f"{weighted_f1(each.sum(0)):.3f}", points(found["as written"], each))
+    table.add_row("as written", f"{weighted_f1(written.sum(0)):.3f}", "")
+    for kind, noise in track(KINDS.items(), console=Console(stderr=True)):
+        draws = [evaluate(part, mishear(items, corpus, noise, draw)) for draw in range(options.draws)]
+        counts = np.sum([each.resampled_counts() for each in draws], axis=0)
+        table.add_row(kind, f"{weighted_f1(counts.sum(0)):.3f}", points(options.draws * written, counts))
     Console().print(table)
 
 

@@ -35,7 +35,8 @@ def main() -> None:
     part = exported.parts(Bundle.open(options.bundle))[0]["text"]
     assert isinstance(part, TextPart)
     labels = part.about.labels
-    prior = np.bincount(indices(corpus.split("train"), labels), minlength=len(labels)) / len(corpus.split("train"))
+    counts = np.bincount(indices(corpus.split("train"), labels), minlength=len(labels))
+    prior = counts / counts.sum()
     table = Table("split", "tau", *(metric.replace("_", " ") for metric in METRICS))
     for split in ("dev", "test"):
         encoded = part.encode(corpus.split(split))

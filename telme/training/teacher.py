@@ -21,7 +21,7 @@ from telme.models.sources import locate, reading
 from telme.models.teacher import Teacher
 from telme.training import checkpoint
 from telme.training.bucketing import bucketed
-from telme.training.config import BiggerTeacher, TeacherSettings, TrainingConfig
+from telme.training.config import BiggerTeacher, TeacherSettings, TextNoise, TrainingConfig
 from telme.training.distillation import Answer, ask_teacher
 from telme.training.errors import TrainingError
 from telme.training.inputs import inputs
@@ -209,10 +209,12 @@ def judge(task: TeacherTask, corpus: Corpus) -> tuple[float, tuple[Score, ...]]:
     return temperature, tuple(scores)
 
 
-def mishear(items: Sequence[Utterance], corpus: Corpus) -> list[Utterance]:
-    """The utterances with the mistakes of `ASR_ERRORS` in all turns: the same ones each time."""
-    recogniser = Recogniser(ASR_ERRORS, (item.turns[-1].text for item in corpus.split("train")))
-    random = np.random.default_rng(0)
+def mishear(
+    items: Sequence[Utterance], corpus: Corpus, noise: TextNoise = ASR_ERRORS, draw: int = 0
+) -> list[Utterance]:
+    """The utterances with a recogniser's mistakes in all turns: the same ones each time, others for another `draw`."""
+    recogniser = Recogniser(noise, (item.turns[-1].text for item in corpus.split("train")))
+    random = np.random.default_rng(draw)
     return [replace(item, turns=tuple(recogniser.disturb(item.turns, random))) for item in items]
 
 
